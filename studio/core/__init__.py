@@ -1,0 +1,1 @@
+"""Types that every layer shares; standard library only, so importing them costs nothing."""
