@@ -1,0 +1,1 @@
+"""The training recipe, in the order it is run: corpus, autoencoder, clip, unet, judge."""
