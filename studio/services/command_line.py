@@ -1,0 +1,188 @@
+"""`generate`: pictures from the command line, one JSON object each on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from studio.core.errors import EaselError, InvalidRequestError
+from studio.core.picture import Picture
+from studio.core.request import MAX_SEED, GenerationRequest
+from studio.core.settings import Settings
+from studio.services.job_view import JobView
+from studio.services.model_folder import STARTER
+from studio.services.models import ModelShelf
+from studio.services.studio import Studio, open_studio
+from studio.store.files import atomic_write, storage_error
+from studio.store.jobs import Job
+
+DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 130  # exit codes; 130 is Ctrl-C's
+MAX_REQUEST_BYTES = 1_000_000
+LOOK_EVERY = 0.5  # seconds between two looks at a job that says nothing
+_FLAGS = (  # name of the flag, name of the request's field
+    ("prompt", "prompt"),
+    ("negative", "negative_prompt"),
+    ("width", "width"),
+    ("height", "height"),
+    ("steps", "steps"),
+    ("guidance", "guidance_scale"),
+    ("sampler", "sampler"),
+    ("eta", "eta"),
+    ("seed", "seed"),
+    ("count", "count"),
+    ("model", "model"),
+)
+
+
+def generate(args: argparse.Namespace, settings: Settings) -> int:
+    """Draw what the flags ask for and return the exit code.
+
+    Standard output gets one line of JSON for each picture and nothing else; sentences and progress
+    go to standard error. 0: all drawn. 1: it failed. 2: the request is wrong. 130: Ctrl-C, and what
+    was finished is kept.
+    """
+    try:
+        request = _request(args, settings)
+        output = Path(args.output) if args.output else None
+        studio = open_studio(settings, owner=False)
+        try:
+            return _draw(studio, request, output)
+        finally:
+            studio.close()
+    except InvalidRequestError as error:
+        _say(str(error))
+        return BAD_REQUEST
+    except EaselError as error:
+        _say(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        _say("Stopped; finished pictures are kept.")
+        return STOPPED
+
+
+def _request(args: argparse.Namespace, settings: Settings) -> GenerationRequest:
+    """Return the request that flags and file ask for; flags win. Sizes default to the model's."""
+    values = _read_request(Path(args.json_request)) if args.json_request else {}
+    for flag, field in _FLAGS:
+        value = getattr(args, flag, None)
+        if value is not None:
+            values[field] = value
+    entry = ModelShelf(settings).entry(_text(values.get("model", STARTER)))
+    width, height = entry.native_size
+    values.setdefault("width", width)
+    values.setdefault("height", height)
+    if values.get("seed", -1) == -1:  # as in other studios, -1 asks for any seed
+        values["seed"] = secrets.randbelow(MAX_SEED + 1)
+    return GenerationRequest.from_mapping(values)
+
+
+def _read_request(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_REQUEST_BYTES:
+            raise InvalidRequestError("request", f"'{path.name}' is too large for a request.")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequestError(
+            "request", f"The request '{path}' cannot be read: {error.strerror}."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError("request", f"'{path.name}' is not JSON.") from error
+    if not isinstance(values, dict):
+        raise InvalidRequestError("request", f"'{path.name}' holds no JSON object with fields.")
+    return values
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequestError("model", "The model must be text.")
+    return value
+
+
+def _draw(studio: Studio, request: GenerationRequest, output: Path | None) -> int:
+    if output is not None:
+        _try_folder(output)
+    job = studio.generation.submit(request, key=uuid.uuid4().hex)
+    try:
+        for picture in _finished(studio, job):
+            _print_picture(studio, picture, output)
+    except KeyboardInterrupt:
+        studio.generation.cancel(job.id)
+        raise
+    view = studio.generation.view(job.id)
+    if view.state == "done":
+        return DONE
+    _say(view.error or "The job was stopped before it was done.")
+    if view.details:
+        _say(view.details)
+    return FAILED
+
+
+def _finished(studio: Studio, job: Job) -> Iterator[Picture]:
+    """Yield each picture when it is on disk, showing progress in between, until the job is over."""
+    version, printed, notices = 0, 0, 0
+    while True:
+        view = studio.generation.wait(job.id, version, LOOK_EVERY)
+        for notice in view.notices[notices:]:
+            _say(notice)
+        notices = len(view.notices)
+        if view.version > version:
+            _show_progress(view, sys.stderr)
+        version = view.version
+        yield from view.pictures[printed:]
+        printed = len(view.pictures)
+        if view.over:
+            return
+
+
+def _show_progress(view: JobView, stream: TextIO) -> None:
+    """Write one line that replaces itself; nothing when nobody sits at a terminal."""
+    if not stream.isatty():
+        return
+    left = "" if view.seconds_left is None else f", {view.seconds_left:.0f} s left"
+    step = f"step {view.step} of {view.steps}{left}" if view.steps else view.doing
+    end = "\n" if view.over else ""
+    stream.write(f"\r\x1b[K{view.state}: {step}{end}")
+    stream.flush()
+
+
+def _print_picture(studio: Studio, picture: Picture, output: Path | None) -> None:
+    path = studio.gallery.file(picture)
+    if output is not None:
+        path = _copy(path, output, picture)
+    line = {
+        "path": str(path.resolve()),
+        "seed": picture.seed,
+        "width": picture.width,
+        "height": picture.height,
+        "seconds": round(picture.seconds, 3),
+        "sha256": picture.sha256,
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+
+
+def _copy(path: Path, folder: Path, picture: Picture) -> Path:
+    """Write the stored file's bytes, recipe included, into another folder."""
+    target = folder / f"{picture.id:06d}-{picture.seed}.png"
+    atomic_write(target, path.read_bytes())
+    return target
+
+
+def _try_folder(folder: Path) -> None:
+    """Find out that a folder cannot be written before anything is drawn. Raises StorageError."""
+    probe = folder / f".easel-{uuid.uuid4().hex}"
+    atomic_write(probe, b"")
+    try:
+        probe.unlink()
+    except OSError as error:
+        raise storage_error(error, "delete", probe) from error

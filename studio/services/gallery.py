@@ -1,0 +1,76 @@
+"""The pictures that were made, for the page: look, find, judge, throw away, take along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from studio.core.errors import InvalidRequestError
+from studio.core.picture import Picture
+from studio.store.pictures import PictureStore
+
+MAX_PAGE = 200  # pictures a page
+BIN_DAYS = 30  # a deleted picture stays restorable for that long
+
+
+class Gallery:
+    """What the page may do with finished pictures. Every method may be called from any thread."""
+
+    def __init__(self, pictures: PictureStore) -> None:
+        self._pictures = pictures
+
+    def get(self, picture_id: int) -> Picture:
+        """Return a picture. Raises NotFoundError."""
+        return self._pictures.get(picture_id)
+
+    def page(
+        self,
+        *,
+        before: int | None = None,
+        limit: int = 60,
+        search: str = "",
+        starred: bool = False,
+        deleted: bool = False,
+        job_id: str | None = None,
+    ) -> list[Picture]:
+        """Return pictures, newest first; `before` is the last id of the page before.
+
+        `search` looks for words in the prompts, `starred` and `deleted` (the bin) narrow.
+        """
+        return self._pictures.page(
+            before=before,
+            limit=max(1, min(limit, MAX_PAGE)),
+            search=search,
+            starred=starred,
+            deleted=deleted,
+            job_id=job_id,
+        )
+
+    def count(self, *, search: str = "", starred: bool = False, deleted: bool = False) -> int:
+        """Return how many pictures `page` would walk through."""
+        return self._pictures.count(search=search, starred=starred, deleted=deleted)
+
+    def star(self, picture_id: int, starred: bool) -> Picture:
+        """Give a picture its star or take it away. Raises NotFoundError."""
+        return self._pictures.star(picture_id, starred)
+
+    def rate(self, picture_id: int, rating: int | None) -> Picture:
+        """Rate a picture 1 to 5, None takes the rating back. Raises NotFoundError."""
+        if rating is not None and rating not in range(1, 6):
+            raise InvalidRequestError("rating", f"A rating of {rating} is not 1 to 5.")
+        return self._pictures.rate(picture_id, rating)
+
+    def delete(self, picture_id: int) -> Picture:
+        """Put a picture into the bin, whence `restore` brings it back. Raises NotFoundError."""
+        return self._pictures.delete(picture_id)
+
+    def restore(self, picture_id: int) -> Picture:
+        """Take a picture out of the bin. Raises NotFoundError."""
+        return self._pictures.restore(picture_id)
+
+    def file(self, picture: Picture) -> Path:
+        """Return where a picture's PNG is."""
+        return self._pictures.file(picture)
+
+    def thumbnail(self, picture: Picture) -> Path:
+        """Return where a picture's 256-pixel WebP is, making it again if it was lost."""
+        return self._pictures.thumbnail(picture)

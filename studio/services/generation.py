@@ -1,0 +1,241 @@
+"""Drawing as a service: requests become stored jobs, jobs become pictures.
+
+A job is in the store before it runs, so neither a closed page nor a killed process loses it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Lock
+
+from studio.core.errors import DiskFullError, InvalidRequestError, ModelError
+from studio.core.events import Event, ModelLoading, Notice, PictureDone
+from studio.core.request import MAX_COUNT, MAX_SEED, GenerationRequest
+from studio.services.job_view import JobBoard, JobView, after
+from studio.services.models import ModelShelf
+from studio.services.panels import PanelSet, SeedPolicy, panel_requests, panel_set_id
+from studio.services.worker import GpuWorker, JobEnded, JobEvent, JobStarted
+from studio.store.jobs import Job, JobStore
+from studio.store.pictures import PictureStore
+
+SPARE_BYTES = 64 * 2**20  # stays free on the disk: the database and its log must go on
+KIND = "draw"
+BYTES_PER_PIXEL = 4  # a PNG of noise is a little larger than its 3 bytes a pixel; and a thumbnail
+
+
+class Generation:
+    """The queue of drawing jobs. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        worker: GpuWorker,
+        shelf: ModelShelf,
+        jobs: JobStore,
+        pictures: PictureStore,
+        data_dir: Path,
+    ) -> None:
+        self._worker = worker
+        self._shelf = shelf
+        self._jobs = jobs
+        self._pictures = pictures
+        self._data_dir = data_dir
+        self._board = JobBoard()
+        self._submitting = Lock()
+        self._ordering = Lock()
+        worker.listen(self._on_event)
+
+    def recover(self) -> int:
+        """Mark what the last run left running as interrupted. Returns how many jobs those are."""
+        return self._jobs.interrupt_running()
+
+    def resume_queue(self) -> None:
+        """Hand the jobs that waited when the studio was closed to the worker."""
+        for job in self._jobs.queued():
+            self._enqueue(job)
+        self._renumber()
+
+    def submit(
+        self, request: GenerationRequest, *, key: str, label: str = "", set_id: str = ""
+    ) -> Job:
+        """Store a job and queue it; the same key twice is the same job.
+
+        Raises ModelError when its model is not there or broken, DiskFullError when its pictures
+        would not fit, InvalidRequestError when it cannot be drawn.
+        """
+        if request.source:
+            raise InvalidRequestError(
+                "source", "Drawing from a picture comes with the next tab; draw from text for now."
+            )
+        entry = self._shelf.entry(request.model)
+        if entry.problem:
+            raise ModelError(entry.problem)
+        self._check_disk(request)
+        known = self._shelf.known_hash(entry)
+        if known and not request.model_hash:
+            request = request.with_changes(model_hash=known)
+        job = self._jobs.submit(request, key=key, label=label, set_id=set_id)
+        self._enqueue(job)
+        self._renumber()
+        return job
+
+    def submit_panels(
+        self,
+        lines: Sequence[str],
+        request: GenerationRequest,
+        *,
+        seed_policy: SeedPolicy,
+        key: str,
+        name: str = "Panels",
+    ) -> PanelSet:
+        """Queue one job a line, all of one named set; see `panel_requests` for style and seeds."""
+        requests = panel_requests(lines, request, seed_policy)
+        identity = panel_set_id(key)
+        jobs = tuple(
+            self.submit(
+                panel,
+                key=f"{key}/{number}",
+                label=f"{name}, panel {number} of {len(requests)}",
+                set_id=identity,
+            )
+            for number, panel in enumerate(requests, start=1)
+        )
+        return PanelSet(identity, name, jobs)
+
+    def cancel(self, job_id: str) -> None:
+        """End a job within one step, or take it off the queue; its finished pictures stay.
+
+        Cancelling an interrupted job dismisses it. A job that is over stays as it is. Raises
+        NotFoundError when there is no such job.
+        """
+        if self._worker.cancel(job_id):
+            return
+        if self._jobs.get(job_id).state in ("queued", "interrupted"):
+            self._jobs.mark(job_id, "cancelled")
+            self._board.update(job_id, lambda view: after(view, JobEnded("cancelled")))
+            self._renumber()
+
+    def move(self, job_id: str, places: int) -> None:
+        """Move a waiting job by that many places: negative is earlier."""
+        self._jobs.move(job_id, places)
+        self._renumber()
+
+    def resubmit(self, job_id: str) -> Job:
+        """Queue again what an interrupted, failed or cancelled job did not draw.
+
+        Its finished pictures stay and are not drawn twice. Raises NotFoundError.
+        """
+        old = self._jobs.get(job_id)
+        request = old.request
+        done = old.picture_count
+        if 0 < done < request.count and request.seed + done <= MAX_SEED:
+            request = request.with_changes(seed=request.seed + done, count=request.count - done)
+        job = self.submit(request, key=f"again/{job_id}", label=old.label, set_id=old.set_id)
+        if old.state == "interrupted":
+            self._jobs.mark(job_id, "cancelled", "It was queued again.")
+        return job
+
+    def view(self, job_id: str) -> JobView:
+        """Return a job's snapshot. Raises NotFoundError."""
+        return self._board.get(job_id) or self._stored_view(self._jobs.get(job_id))
+
+    def wait(self, job_id: str, version: int, timeout: float) -> JobView:
+        """Wait up to `timeout` seconds for a snapshot newer than `version`; return the newest."""
+        return self._board.wait(job_id, version, timeout) or self.view(job_id)
+
+    def queue(self) -> list[JobView]:
+        """Return what runs and what waits, in that order."""
+        views = [view for view in self._board.all() if not view.over]
+        return sorted(views, key=lambda view: (view.position, view.job.position))
+
+    def interrupted(self) -> list[JobView]:
+        """Return the jobs that the end of an earlier run cut short, newest first."""
+        recent = self._jobs.recent(MAX_COUNT)
+        return [self._stored_view(job) for job in recent if job.state == "interrupted"]
+
+    def latest(self) -> JobView | None:
+        """Return the job that a returning page shows: what runs, else what waits, else the last."""
+        queue = self.queue()
+        if queue:
+            return queue[0]
+        recent = self._jobs.recent(1)
+        return self.view(recent[0].id) if recent else None
+
+    def _enqueue(self, job: Job) -> None:
+        """Give a queued job to the worker, once."""
+        with self._submitting:
+            if job.kind != KIND or job.state != "queued" or job.id in self._board:
+                return
+            self._board.add(JobView(job, state="queued"))
+            self._worker.submit(job.id, partial(self._draw, job))
+
+    def _renumber(self) -> None:
+        """Give worker and snapshots the order that the store keeps."""
+        with self._ordering:
+            waiting = [job.id for job in self._jobs.queued()]
+            self._worker.reorder(waiting)
+            for position, job_id in enumerate(waiting, start=1):
+                self._board.update(job_id, partial(_at_position, position=position))
+
+    def _on_event(self, job_id: str, event: JobEvent) -> None:
+        """Record how a job goes; the snapshot first, right even if the disk fails."""
+        if job_id not in self._board:  # somebody else's job
+            return
+        self._board.update(job_id, lambda view: after(view, event))
+        if isinstance(event, JobStarted):
+            self._jobs.mark(job_id, "running")
+            self._renumber()
+        elif isinstance(event, JobEnded):
+            self._jobs.mark(job_id, event.outcome, event.error)
+            self._renumber()
+
+    def _draw(self, job: Job) -> Iterator[Event]:
+        """Run a job: load its model, draw, save each picture as it is finished."""
+        from studio.diffusion.sampler import Drawn, sample  # brings torch: worker's thread only
+
+        shelf, request = self._shelf, job.request
+        if not shelf.is_loaded(request.model):
+            yield ModelLoading(request.model)
+        model = shelf.load(request.model)
+        if request.model_hash not in ("", model.sha256):
+            yield Notice(
+                f"This recipe was made with another version of the model '{request.model}', "
+                "so the picture will differ from the first one."
+            )
+        request = request.with_changes(model_hash=model.sha256)
+        with closing(sample(model, request)) as events:
+            for event in events:
+                if isinstance(event, Drawn):
+                    event = PictureDone(
+                        self._pictures.save(
+                            event.image,
+                            request,
+                            job_id=job.id,
+                            index=event.index,
+                            seconds=event.seconds,
+                        )
+                    )
+                yield event
+        shelf.measure_device()
+
+    def _stored_view(self, job: Job) -> JobView:
+        pictures = self._pictures.page(job_id=job.id, limit=MAX_COUNT)
+        in_order = tuple(sorted(pictures, key=lambda picture: picture.index))
+        return JobView(job, state=job.state, pictures=in_order, error=job.error)
+
+    def _check_disk(self, request: GenerationRequest) -> None:
+        needed = request.count * request.width * request.height * BYTES_PER_PIXEL
+        free = shutil.disk_usage(self._data_dir).free
+        if free < needed + SPARE_BYTES:
+            raise DiskFullError(
+                f"The disk of the data folder has {free / 1e6:,.0f} MB left and these pictures "
+                f"may need {needed / 1e6:,.0f} MB. Make room, or choose another --data-dir."
+            )
+
+
+def _at_position(view: JobView, position: int) -> JobView:
+    return replace(view, position=position if view.state == "queued" else 0)

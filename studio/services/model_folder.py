@@ -1,0 +1,174 @@
+"""What can be known about a model by looking at its folder, without reading a weight.
+
+A model is a plain diffusers folder: `model_index.json` and one folder for each network. Beside them
+`subjects.txt` (one drawable subject a line) and `easel.json` may say what it was trained for:
+
+    {"title": "...", "trained_sizes": [[128, 128], [176, 96]], "styles": ["pencil sketch"]}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STARTER = "starter"  # the name of the model that Easel brings
+MAX_CONFIG_BYTES = 1_000_000
+MAX_SUBJECTS_BYTES = 4_000_000
+_NETWORKS = ("text_encoder", "unet", "vae")
+_PARTS = ("scheduler", "tokenizer", *_NETWORKS)
+_PIPELINES = frozenset({"StableDiffusionPipeline"})
+_FAMILIES = ((768, "Stable Diffusion 1.x"), (1024, "Stable Diffusion 2.x"))  # by text width
+_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model on the shelf, as the page shows it."""
+
+    name: str  # as in `GenerationRequest.model`
+    folder: Path
+    title: str
+    family: str = "Unknown"
+    native_size: tuple[int, int] = (512, 512)  # (width, height) in pixels
+    trained_sizes: tuple[tuple[int, int], ...] = ()  # empty: the model does not say
+    styles: tuple[str, ...] = ()  # style words it was trained with; empty: it does not say
+    subjects: tuple[str, ...] = ()  # what it can draw; empty: it does not say
+    problem: str = ""  # a sentence when it cannot be loaded
+
+    def knows_size(self, width: int, height: int) -> bool:
+        """Whether a size in pixels is one that the model was trained for.
+
+        A model that does not list its sizes is trusted from half to one and a half times its
+        native area, up to a ratio of 2 to 1: beyond that Stable Diffusion repeats its subject.
+        """
+        if self.trained_sizes:
+            return (width, height) in self.trained_sizes
+        area = width * height / (self.native_size[0] * self.native_size[1])
+        return 0.5 <= area <= 1.5 and 0.5 <= width / height <= 2
+
+
+def read_entry(folder: Path, name: str) -> ModelEntry:
+    """Look at a model folder. Never raises: what is wrong with it stands in `problem`."""
+    title = "Starter model" if name == STARTER else name
+    try:
+        about = _read_json(folder / "easel.json") if (folder / "easel.json").is_file() else {}
+        subjects = _read_subjects(folder / "subjects.txt")
+        problem = _find_problem(folder, title)
+        if problem:
+            return ModelEntry(name, folder, title, subjects=subjects, problem=problem)
+        unet, vae = (_read_json(folder / part / "config.json") for part in ("unet", "vae"))
+        native = _native_size(unet, vae)
+        return ModelEntry(
+            name,
+            folder,
+            title=str(about.get("title", title))[:80],
+            family=_family(name, unet),
+            native_size=native,
+            trained_sizes=_sizes(about.get("trained_sizes", ())),
+            styles=tuple(str(style) for style in about.get("styles", ())),
+            subjects=subjects,
+        )
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        return ModelEntry(name, folder, title, problem=_unreadable(title, error))
+
+
+def missing_starter(folder: Path) -> ModelEntry:
+    """Describe the starter model while it is not there; its subject list may be."""
+    problem = (
+        "The starter model is not in assets/starter. Get the complete repository again, "
+        "or train it with 'python launch.py train'."
+    )
+    subjects: tuple[str, ...] = ()
+    if folder.is_dir():
+        subjects = read_entry(folder, STARTER).subjects
+    return ModelEntry(STARTER, folder, "Starter model", subjects=subjects, problem=problem)
+
+
+def single_file(path: Path) -> ModelEntry:
+    """Describe a checkpoint in one file: listed, with what to do about it."""
+    problem = (
+        f"'{path.name}' is a single file; Easel reads diffusers folders so far. Convert it with "
+        "diffusers' StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
+    )
+    return ModelEntry(path.name, path, path.name, problem=problem)
+
+
+def fingerprint(folder: Path) -> str:
+    """Return names, sizes and times of a model's files as text: equal as long as none changed."""
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".json", ".safetensors", ".txt") and path.is_file():
+            status = path.stat()
+            lines.append(f"{path.relative_to(folder)}:{status.st_size}:{status.st_mtime_ns}")
+    return "\n".join(lines)
+
+
+def _find_problem(folder: Path, title: str) -> str:
+    """Return why a folder cannot be loaded, as far as its names tell; '' when it looks sound."""
+    if not (folder / "model_index.json").is_file():
+        return (
+            f"'{title}' has no model_index.json, so it is not a diffusers folder. "
+            "Copy the whole model folder, not only its weights."
+        )
+    pipeline = _read_json(folder / "model_index.json").get("_class_name")
+    if pipeline not in _PIPELINES:
+        return (
+            f"'{title}' is made for {str(pipeline)[:60]}; Easel draws with Stable Diffusion 1.x "
+            "and 2.x folders so far. Pick one of those."
+        )
+    missing = [part for part in _PARTS if not (folder / part).is_dir()]
+    if missing:
+        return f"'{title}' lacks its folder {', '.join(missing)}; copy the model again, completely."
+    for part in _NETWORKS:
+        if any((folder / part).glob("*.safetensors")):
+            continue
+        if any(path for pattern in _PICKLES for path in (folder / part).glob(pattern)):
+            return (
+                f"'{title}' keeps {part} in a pickle, which can run any program. "
+                "Save it again as safetensors, or get its safetensors version."
+            )
+        return f"'{title}' has no weights in {part}; copy the model again, completely."
+    return ""
+
+
+def _family(name: str, unet: dict[str, Any]) -> str:
+    if name == STARTER:
+        return "Easel starter"
+    width = unet.get("cross_attention_dim")
+    return next((family for known, family in _FAMILIES if known == width), "Own training")
+
+
+def _native_size(unet: dict[str, Any], vae: dict[str, Any]) -> tuple[int, int]:
+    """Return (width, height) in pixels: latent size times the autoencoder's reduction."""
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    latent = unet["sample_size"]
+    height, width = latent if isinstance(latent, list) else (latent, latent)
+    return int(width) * factor, int(height) * factor
+
+
+def _sizes(listed: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((int(width), int(height)) for width, height in listed)
+
+
+def _read_subjects(path: Path) -> tuple[str, ...]:
+    if not path.is_file() or path.stat().st_size > MAX_SUBJECTS_BYTES:
+        return ()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read an object from a JSON file of bounded size; ValueError otherwise."""
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path.name} is too large for a configuration")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return content
+
+
+def _unreadable(title: str, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return f"'{title}' cannot be read ({str(reason)[:120]}); copy the model again, completely."

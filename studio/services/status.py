@@ -1,0 +1,42 @@
+"""The chips in the page's header: what draws, what runs, what waits. Never imports torch."""
+
+from __future__ import annotations
+
+from studio.core.settings import Settings
+from studio.services.generation import Generation
+from studio.services.models import GIBIBYTE, ModelShelf, ShelfState, usable_cores
+
+
+class Status:
+    """One line each for the header; cheap enough to be asked several times a second."""
+
+    def __init__(self, settings: Settings, shelf: ModelShelf, generation: Generation) -> None:
+        self._settings = settings
+        self._shelf = shelf
+        self._generation = generation
+
+    def device(self) -> str:
+        """Return 'CPU, 2 cores' or 'RTX 4090, 9.1 of 24.0 GB'; a GPU is known once torch is."""
+        facts = self._shelf.device
+        if facts.kind == "cuda":
+            used, total = facts.memory_used / GIBIBYTE, facts.memory_total / GIBIBYTE
+            return f"{facts.name}, {used:.1f} of {total:.1f} GB"
+        if facts.kind == "mps":
+            return facts.name
+        if not facts.kind and self._settings.device not in ("", "cpu"):
+            return f"Waiting for {self._settings.device}"
+        cores = usable_cores()
+        return f"CPU, {cores} core{'s' if cores != 1 else ''}"
+
+    def model(self) -> ShelfState:
+        """Return whether the model is idle, loading, ready or failed, with a sentence."""
+        return self._shelf.state
+
+    def queue(self) -> str:
+        """Return 'Idle', 'Drawing', 'Drawing, 2 waiting' or '2 waiting'."""
+        views = self._generation.queue()
+        waiting = sum(view.state == "queued" for view in views)
+        words = ["Drawing"] if any(view.state == "running" for view in views) else []
+        if waiting:
+            words.append(f"{waiting} waiting")
+        return ", ".join(words) or "Idle"
