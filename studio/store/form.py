@@ -1,0 +1,54 @@
+"""What stands in the page's controls, kept as it is typed and there after a reload or a crash."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+
+from studio.core.errors import StorageError
+from studio.store.database import Database
+from studio.store.tables import FORMS
+
+MAX_CHARACTERS = 1_000_000  # of one form's JSON
+MAX_NAME = 64
+
+
+class FormStore:
+    """One JSON object a form; saving replaces it in one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        """Use an open database."""
+        self._engine = database.engine
+        self._writer = database.writer
+
+    def load(self, name: str) -> dict[str, Any]:
+        """Return what was saved under `name`; empty if nothing, or nothing readable."""
+        query = select(FORMS.c.state).where(FORMS.c.name == name)
+        with self._engine.connect() as connection:
+            text = connection.execute(query).scalar()
+        try:
+            state = json.loads(text or "{}")
+        except (ValueError, RecursionError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Replace the form's state. Raises `StorageError` for what is too large or no JSON."""
+        try:
+            text = json.dumps(state, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise StorageError(
+                f"The form '{name[:MAX_NAME]}' holds something that is not plain text, number or "
+                "list, so it was not saved; the last saved state is kept."
+            ) from error
+        if len(text) > MAX_CHARACTERS or not 0 < len(name) <= MAX_NAME:
+            raise StorageError(
+                f"The form '{name[:MAX_NAME]}' is too large to save ({len(text):,} characters; "
+                f"at most {MAX_CHARACTERS:,}). Shorten its texts; the last saved state is kept."
+            )
+        with self._writer.begin() as connection:
+            connection.execute(delete(FORMS).where(FORMS.c.name == name))
+            connection.execute(insert(FORMS).values(name=name, state=text, saved_at=time.time()))

@@ -1,0 +1,303 @@
+"""Finished pictures: a PNG each under the data folder, and a row that finds it.
+
+The PNG is durable before its row exists, and carries everything the row needs: whatever moment the
+power goes, the picture is whole and listed, whole and adopted at the next start, or not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.exc import IntegrityError
+
+from studio.core.errors import InvalidRequestError, NotFoundError, StorageError
+from studio.core.picture import Picture
+from studio.core.request import GenerationRequest
+from studio.store.database import Database
+from studio.store.files import atomic_write
+from studio.store.metadata import PictureRecord, encode_png
+from studio.store.picture_query import PictureFilter, count_query, page_query
+from studio.store.reconcile import Reconciliation, reconcile_folder
+from studio.store.search import forget_prompt, index_prompt, mark_prompt
+from studio.store.tables import JOBS, PICTURES
+from studio.store.thumbnails import make_thumbnail
+
+PAGE = 60  # pictures a page shows
+MAX_PAGE = 1000
+
+
+class PictureStore:
+    """Every picture of one data folder; may be used from several threads."""
+
+    def __init__(
+        self, database: Database, data_dir: Path, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Use an open database; `clock` gives seconds since 1970."""
+        self._engine = database.engine
+        self._writer = database.writer
+        self._root = data_dir.resolve()
+        self._clock = clock
+        self._filing = threading.Lock()  # between file and row: `reconcile` must not look
+        self._counts: dict[tuple[PictureFilter, int | None], int] = {}
+
+    def save(
+        self,
+        image: Image.Image,
+        request: GenerationRequest,
+        *,
+        job_id: str,
+        index: int,
+        seconds: float,
+        parent_id: int | None = None,
+    ) -> Picture:
+        """File a finished picture, durably; its set and panel are those of its job.
+
+        Raises `DiskFullError` or `StorageError`. If only the row could not be written, the file is
+        kept and listed at the next start.
+        """
+        if not job_id or not all(c.isascii() and (c.isalnum() or c == "-") for c in job_id):
+            raise ValueError(f"a job's id is made by us: {job_id!r}")
+        set_id, panel = self._set_of(job_id)
+        record = PictureRecord(
+            request, index, job_id, seconds, self._clock(), parent_id, set_id, panel
+        )
+        content = encode_png(image, record)
+        with self._filing:
+            path = self._free_path(record)
+            atomic_write(self._root / path, content)
+            picture = self.add_row(path, content, record, image.size)
+        with contextlib.suppress(StorageError):  # `thumbnail` makes it again when asked for
+            make_thumbnail(image, self._thumbnail_path(picture))
+        return picture
+
+    def add_row(
+        self, path: str, content: bytes, record: PictureRecord, size: tuple[int, int]
+    ) -> Picture:
+        """List a file that is already in place; `size` is (width, height) in pixels.
+
+        A file that is listed already gives its present row.
+        """
+        request = record.request
+        values = {
+            "path": path,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "job_id": record.job_id,
+            "idx": record.index,
+            "seed": request.seed + record.index,
+            "width": size[0],
+            "height": size[1],
+            "seconds": record.seconds,
+            "created_at": record.created_at,
+            "request": request.to_json(),
+            "prompt": request.prompt,
+            "model": request.model,
+            "model_hash": request.model_hash,
+            "set_id": record.set_id,
+            "panel": record.panel,
+            "parent_id": record.parent_id,
+        }
+        try:
+            with self._writer.begin() as connection:
+                row = connection.execute(insert(PICTURES).values(values).returning(PICTURES))
+                picture = _picture(row.mappings().one())
+                index_prompt(connection, picture.id, request.prompt)
+        except IntegrityError:  # another process adopted it in between
+            with self._engine.connect() as connection:
+                row = connection.execute(select(PICTURES).where(PICTURES.c.path == path))
+                return _picture(row.mappings().one())
+        self._counts.clear()
+        return picture
+
+    def get(self, picture_id: int) -> Picture:
+        """Return a picture, also one in the bin. Raises `NotFoundError`."""
+        with self._engine.connect() as connection:
+            return _picture(_row(connection, picture_id))
+
+    def page(
+        self,
+        *,
+        before: int | None = None,
+        limit: int = PAGE,
+        search: str = "",
+        starred: bool = False,
+        deleted: bool = False,
+        job_id: str | None = None,
+        set_id: str | None = None,
+    ) -> list[Picture]:
+        """Return up to `limit` pictures, newest first, older than the id `before`.
+
+        The next page begins before the last id of this one, so a page costs the same however far
+        back it lies. `search` finds prompts that hold all its words, by their beginnings.
+        """
+        wanted = PictureFilter(search, starred, deleted, job_id, set_id)
+        query = page_query(self._engine.dialect.name, wanted, before, min(max(limit, 1), MAX_PAGE))
+        if query is None:
+            return []
+        with self._engine.connect() as connection:
+            return [_picture(row) for row in connection.execute(query).mappings()]
+
+    def count(
+        self,
+        *,
+        search: str = "",
+        starred: bool = False,
+        deleted: bool = False,
+        job_id: str | None = None,
+        set_id: str | None = None,
+    ) -> int:
+        """Return how many pictures all pages of these filters hold; counted once a change."""
+        wanted = PictureFilter(search, starred, deleted, job_id, set_id)
+        query = count_query(self._engine.dialect.name, wanted)
+        if query is None:
+            return 0
+        with self._engine.connect() as connection:
+            newest = connection.execute(
+                select(PICTURES.c.id).order_by(PICTURES.c.id.desc()).limit(1)
+            ).scalar()  # notices what another process saved
+            counts, key = self._counts, (wanted, newest)
+            if key not in counts:
+                if len(counts) > 256:
+                    counts.clear()
+                counts[key] = connection.execute(query).scalar_one()
+            return counts.get(key, 0)
+
+    def set_pictures(self, set_id: str) -> list[Picture]:
+        """Return a set's pictures in the order of its panels, without those in the bin."""
+        query = (
+            select(PICTURES)
+            .where(PICTURES.c.set_id == set_id, PICTURES.c.shelf == "gallery")
+            .order_by(PICTURES.c.panel, PICTURES.c.idx, PICTURES.c.id)
+        )
+        with self._engine.connect() as connection:
+            return [_picture(row) for row in connection.execute(query).mappings()]
+
+    def star(self, picture_id: int, starred: bool) -> Picture:
+        """Set or take away the star. Raises `NotFoundError`."""
+        return self._change(picture_id, starred=int(starred))
+
+    def rate(self, picture_id: int, rating: int | None) -> Picture:
+        """Rate 1 to 5, or take the rating back with None. Raises `NotFoundError`."""
+        if rating is not None and rating not in range(1, 6):
+            raise InvalidRequestError("rating", "A rating is 1 to 5 stars, or none.")
+        return self._change(picture_id, rating=rating)
+
+    def delete(self, picture_id: int) -> Picture:
+        """Put a picture into the bin; its file stays. Raises `NotFoundError`."""
+        return self._change(picture_id, shelf="bin", deleted_at=self._clock())
+
+    def restore(self, picture_id: int) -> Picture:
+        """Take a picture out of the bin, as it was. Raises `NotFoundError`."""
+        return self._change(picture_id, shelf="gallery", deleted_at=None)
+
+    def purge(self, older_than: float) -> int:
+        """Remove for good what has been in the bin for `older_than` seconds; returns how many."""
+        limit = self._clock() - older_than
+        query = select(PICTURES).where(PICTURES.c.shelf == "bin", PICTURES.c.deleted_at <= limit)
+        with self._engine.connect() as connection:
+            doomed = [_picture(row) for row in connection.execute(query).mappings()]
+        for picture in doomed:
+            # File first: an orphaned file would come back at the next start.
+            self._inside(picture.path).unlink(missing_ok=True)
+            self._thumbnail_path(picture).unlink(missing_ok=True)
+            with self._writer.begin() as connection:
+                connection.execute(delete(PICTURES).where(PICTURES.c.id == picture.id))
+                forget_prompt(connection, picture.id)
+        self._counts.clear()
+        return len(doomed)
+
+    def file(self, picture: Picture) -> Path:
+        """Return the PNG's absolute path. Raises `NotFoundError` if it is not on disk."""
+        path = self._inside(picture.path)
+        if path.is_symlink() or not path.is_file():
+            raise NotFoundError(
+                f"The file of picture {picture.id} ({picture.path}) is not on disk any more. "
+                "Put it back, or draw it again with its settings."
+            )
+        return path
+
+    def thumbnail(self, picture: Picture) -> Path:
+        """Return the path of the 256-pixel WebP, made now if it is lost.
+
+        Raises `NotFoundError` if the picture is not on disk, `StorageError` if it is damaged.
+        """
+        path = self._thumbnail_path(picture)
+        if not path.is_file():
+            make_thumbnail(self.file(picture), path)
+        return path
+
+    def reconcile(self) -> Reconciliation:
+        """Bring files and rows together; call it at start-up, it may run beside drawing."""
+        result = reconcile_folder(self, self._root, self._writer, self._filing)
+        self._counts.clear()
+        return result
+
+    def _change(self, picture_id: int, **values: object) -> Picture:
+        with self._writer.begin() as connection:
+            connection.execute(update(PICTURES).where(PICTURES.c.id == picture_id).values(**values))
+            row = _row(connection, picture_id)
+            mark_prompt(connection, row)
+        self._counts.clear()
+        return _picture(row)
+
+    def _set_of(self, job_id: str) -> tuple[str, int]:
+        with self._engine.connect() as connection:
+            query = select(JOBS.c.set_id, JOBS.c.panel).where(JOBS.c.id == job_id)
+            row = connection.execute(query).one_or_none()
+        return ("", 0) if row is None else (row.set_id, row.panel)
+
+    def _free_path(self, record: PictureRecord) -> str:
+        """Return `pictures/{date}/{job}_{idx}_{seed}.png`, numbered if that is taken."""
+        day = time.strftime("%Y-%m-%d", time.localtime(record.created_at))
+        seed = record.request.seed + record.index
+        stem = f"pictures/{day}/{record.job_id[:40]}_{record.index}_{seed}"
+        path, number = f"{stem}.png", 1
+        while (self._root / path).exists():
+            number += 1
+            path = f"{stem}-{number}.png"
+        return path
+
+    def _thumbnail_path(self, picture: Picture) -> Path:
+        day, name = picture.path.split("/")[-2:]
+        return self._inside(f"thumbnails/{day}/{name.removesuffix('.png')}.webp")
+
+    def _inside(self, path: str) -> Path:
+        """Return the absolute path; a row that points out of the data folder finds nothing."""
+        absolute = self._root / path
+        if not absolute.parent.resolve().is_relative_to(self._root):
+            raise NotFoundError(f"'{path[:80]}' does not lie in the data folder; it is not opened.")
+        return absolute
+
+
+def _row(connection: Connection, picture_id: int) -> RowMapping:
+    query = select(PICTURES).where(PICTURES.c.id == picture_id)
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError(f"There is no picture {picture_id} (any more). Reload the gallery.")
+    return row
+
+
+def _picture(row: RowMapping) -> Picture:
+    return Picture(
+        id=row["id"],
+        job_id=row["job_id"],
+        path=row["path"],
+        sha256=row["sha256"],
+        request=GenerationRequest.from_json(row["request"]),
+        index=row["idx"],
+        width=row["width"],
+        height=row["height"],
+        seconds=row["seconds"],
+        created_at=row["created_at"],
+        starred=bool(row["starred"]),
+        rating=row["rating"],
+        deleted_at=row["deleted_at"],
+        parent_id=row["parent_id"],
+    )
