@@ -1,9 +1,6 @@
 """Easel's one command: makes its environment, then draws, trains, tests, measures or explains.
 
-    python launch.py                      the studio in the browser (`ui`)
-    python launch.py generate --prompt "red apple, flat illustration"
-    python launch.py train all            the starter model's training recipe
-    python launch.py test | bench | doctor
+    python launch.py [ui | generate | train | test | bench | doctor] [--help]
 
 Standard library only. Outside `.venv` it makes `.venv` and starts itself again inside; inside it
 installs what the command needs, which takes milliseconds when nothing changed, and runs it.
@@ -14,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -78,7 +74,7 @@ def common_flags() -> Parser:
     add("--torch-index", metavar="URL", help="package index with the PyTorch build for your GPU")
     add("--skip-install", action="store_true", help="start without looking at the packages")
     add("--exit", action="store_true", help="make the environment, then stop")
-    add("--loglevel", metavar="LEVEL", type=_log_level, help="DEBUG, INFO, WARNING or ERROR")
+    add("--loglevel", type=str.upper, choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     for flag in ("--xformers", "--opt-sdp-attention", "--skip-torch-cuda-test"):
         add(flag, action="append_const", const=flag, dest="ignored", help="accepted and ignored")
     return flags
@@ -178,12 +174,6 @@ def _device(text: str) -> str:
     return text
 
 
-def _log_level(text: str) -> str:
-    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not DEBUG, INFO, WARNING or ERROR")
-    return text.upper()
-
-
 def _user_and_password(text: str) -> tuple[str, str]:
     user, _, password = text.partition(":")
     if not user or not password:
@@ -246,22 +236,7 @@ def make_venv() -> None:
     if filled.returncode == 0:
         return
     shutil.rmtree(VENV, ignore_errors=True)
-    raise LaunchError(explain_venv(made.stdout + bare.stdout, filled.stdout))
-
-
-def explain_venv(venv_output: str, pip_output: str) -> str:
-    """Say in a sentence why the environment could not be made."""
-    if "No space left" in venv_output:
-        return f"The disk that holds {ROOT} is full; free about 6 GB and start again."
-    if "Permission denied" in venv_output or "Read-only" in venv_output:
-        return f"{ROOT} cannot be written to; move Easel to a folder of your own and start again."
-    missing = "ensurepip" in venv_output or "No module named venv" in venv_output
-    if missing and "No module named pip" in pip_output:
-        return (
-            "This Python has neither the venv module nor pip; on Debian and Ubuntu run "
-            "'apt install python3-venv', then start again."
-        )
-    return f"The Python environment could not be made. Python says:\n{pip_output.strip()[-1500:]}"
+    raise LaunchError(explain(made.stdout + bare.stdout + filled.stdout))
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess:
@@ -337,9 +312,6 @@ def emptied_packages(gone: set[str]) -> list[str]:
 
 def pip_install(arguments: list[str]) -> None:
     """Run `pip install`, showing what it is at; its failure becomes a sentence."""
-    has_pip = importlib.util.find_spec("pip") or _run([sys.executable, "-m", "ensurepip"])
-    if isinstance(has_pip, subprocess.CompletedProcess) and has_pip.returncode != 0:
-        raise LaunchError(f"{VENV} has no pip; delete that folder and start again.")
     command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     tail: deque[str] = deque(maxlen=30)
     with subprocess.Popen(
@@ -358,34 +330,40 @@ def pip_install(arguments: list[str]) -> None:
             pip.terminate()
             raise
     if pip.returncode != 0:
-        raise LaunchError(explain_pip("\n".join(tail), pip.returncode))
+        raise LaunchError(explain("\n".join(tail)))
 
 
-def explain_pip(tail: str, returncode: int) -> str:
-    """Turn the last lines of a failed pip into a sentence with the fix; the lines follow."""
-    version = ".".join(map(str, sys.version_info[:2]))
-    unreachable = (
-        "Temporary failure in name resolution", "NewConnectionError", "Network is unreachable",
-        "ConnectTimeout", "Connection refused", "ProxyError", "getaddrinfo failed", "Max retries",
-        "Connection aborted", "The tests run offline",
-    )  # fmt: skip
-    if "No space left" in tail or "Errno 28" in tail:
-        cause = f"The disk that holds {VENV} is full; free about 6 GB and start again."
-    elif any(sign in tail for sign in unreachable):
-        cause = (
+def explain(output: str) -> str:
+    """Turn what venv or pip said when it failed into a sentence with the fix; its lines follow."""
+    causes = (
+        (
+            "No space left|Errno 28",
+            f"The disk that holds {ROOT} is full; free about 6 GB and start again.",
+        ),
+        (
+            "Permission denied|Read-only file system",
+            f"{VENV} cannot be written to; move Easel to a folder of your own and start again.",
+        ),
+        (
+            "No module named .?(venv|pip)",
+            "This Python has no pip to install with; on Debian and Ubuntu run 'apt install "
+            "python3-venv', then delete .venv and start again.",
+        ),
+        (
+            "name resolution|NewConnectionError|Network is unreachable|Connect(ion)?Timeout|"
+            "Connection (refused|aborted)|ProxyError|getaddrinfo failed|Max retries",
             "The packages could not be fetched because no package index answers; connect this "
-            "machine to the network once (or set pip's proxy) and start again."
-        )
-    elif "Permission denied" in tail or "Read-only file system" in tail:
-        cause = f"{VENV} cannot be written to; make that folder your own, or delete it."
-    elif "No matching distribution" in tail:
-        cause = (
-            f"A package has no version for Python {version} on this machine; install Python 3.11 "
-            "to 3.13, delete .venv and start again with it."
-        )
-    else:
-        cause = f"pip could not install the packages (exit code {returncode}); its last lines tell."
-    return f"{cause}\npip's last lines:\n{tail[-2000:]}"
+            "machine to the network once (or set pip's proxy) and start again.",
+        ),
+        (
+            "No matching distribution",
+            "A package has no version for this Python and machine, or no package index was "
+            "reached. Check the network; then delete .venv and start again with Python 3.11.",
+        ),
+    )
+    other = "The packages could not be installed; the last lines say why."
+    cause = next((words for signs, words in causes if re.search(signs, output)), other)
+    return f"{cause}\nThe last lines were:\n{output.strip()[-2000:]}"
 
 
 # The commands, inside the environment ---------------------------------------------------------

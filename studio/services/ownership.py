@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from studio.core.errors import StudioRunningError
@@ -16,6 +16,7 @@ from studio.store.lock import FileLock, Holder
 
 OWNER_LOCK = "studio.lock"  # file names in the data folder
 DEVICE_LOCK = "device.lock"
+TRAINING = "train"  # how the tasks of a training begin
 POLL_SECONDS = 0.2
 
 
@@ -58,6 +59,28 @@ def hold_device(data_dir: Path, task: str, say: Callable[[str], None]) -> Iterat
         yield
     finally:
         lock.release()
+
+
+def shared_device(data_dir: Path) -> Callable[[Callable[[], bool]], AbstractContextManager[None]]:
+    """Return the device lock for the page's worker.
+
+    A picture of the page waits for a picture that the command line is drawing, but not for a
+    training that takes hours: beside that it only draws more slowly.
+    """
+
+    @contextmanager
+    def hold(stopped: Callable[[], bool]) -> Iterator[None]:
+        lock = device_lock(data_dir)
+        while not lock.acquire("ui"):
+            if stopped() or (lock.holder() or Holder()).task.startswith(TRAINING):
+                break
+            time.sleep(POLL_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    return hold
 
 
 def _already_running(data_dir: Path, holder: Holder) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -22,6 +23,7 @@ else:
 
 # Windows locks bytes, and a locked byte cannot be read: lock one far behind the text.
 LOCKED_BYTE = 1 << 20
+ASKING_SECONDS = 0.05  # far longer than `holder` holds the lock to try it
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,10 @@ class FileLock:
             ) from error
         file = os.fdopen(descriptor, "r+", encoding="utf-8")
         if not _lock(file):
-            file.close()
-            return False
+            time.sleep(ASKING_SECONDS)  # perhaps somebody only asked for the holder
+            if not _lock(file):
+                file.close()
+                return False
         self._file = file
         self.sign(task=task)
         return True
