@@ -12,9 +12,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from studio.core.errors import DiskFullError, InvalidRequestError, ModelError
-from studio.core.events import Event, ModelLoading, Notice, PictureDone
+from studio.core.events import Event, ModelLoading, Notice, PictureDone, Preview
+from studio.core.picture import Picture
 from studio.core.request import MAX_COUNT, MAX_SEED, GenerationRequest
 from studio.services.job_view import JobBoard, JobView, after
 from studio.services.models import ModelShelf
@@ -22,6 +24,9 @@ from studio.services.panels import PanelSet, SeedPolicy, panel_requests, panel_s
 from studio.services.worker import GpuWorker, JobEnded, JobEvent, JobStarted
 from studio.store.jobs import Job, JobStore
 from studio.store.pictures import PictureStore
+
+if TYPE_CHECKING:
+    from studio.diffusion.sampler import Drawn
 
 SPARE_BYTES = 64 * 2**20  # stays free on the disk: the database and its log must go on
 KIND = "draw"
@@ -60,7 +65,13 @@ class Generation:
         self._renumber()
 
     def submit(
-        self, request: GenerationRequest, *, key: str, label: str = "", set_id: str = ""
+        self,
+        request: GenerationRequest,
+        *,
+        key: str,
+        label: str = "",
+        set_id: str = "",
+        panel: int = 0,
     ) -> Job:
         """Store a job and queue it; the same key twice is the same job.
 
@@ -75,10 +86,8 @@ class Generation:
         if entry.problem:
             raise ModelError(entry.problem)
         self._check_disk(request)
-        known = self._shelf.known_hash(entry)
-        if known and not request.model_hash:
-            request = request.with_changes(model_hash=known)
-        job = self._jobs.submit(request, key=key, label=label, set_id=set_id)
+        request = request.with_changes(model_hash=self._shelf.hash_of(entry))
+        job = self._jobs.submit(request, key=key, label=label, set_id=set_id, panel=panel)
         self._enqueue(job)
         self._renumber()
         return job
@@ -101,6 +110,7 @@ class Generation:
                 key=f"{key}/{number}",
                 label=f"{name}, panel {number} of {len(requests)}",
                 set_id=identity,
+                panel=number,
             )
             for number, panel in enumerate(requests, start=1)
         )
@@ -127,16 +137,15 @@ class Generation:
     def resubmit(self, job_id: str) -> Job:
         """Queue again what an interrupted, failed or cancelled job did not draw.
 
-        Its finished pictures stay and are not drawn twice. Raises NotFoundError.
+        Its finished pictures stay and are not drawn twice. A job that is not over, or that has
+        drawn everything, stays as it is. Raises NotFoundError.
         """
         old = self._jobs.get(job_id)
-        request = old.request
-        done = old.picture_count
-        if 0 < done < request.count and request.seed + done <= MAX_SEED:
-            request = request.with_changes(seed=request.seed + done, count=request.count - done)
-        job = self.submit(request, key=f"again/{job_id}", label=old.label, set_id=old.set_id)
-        if old.state == "interrupted":
-            self._jobs.mark(job_id, "cancelled", "It was queued again.")
+        if old.picture_count >= old.request.count and old.state == "done":
+            return old
+        job = self._jobs.requeue(job_id)
+        self._enqueue(job)
+        self._renumber()
         return job
 
     def view(self, job_id: str) -> JobView:
@@ -162,15 +171,18 @@ class Generation:
         queue = self.queue()
         if queue:
             return queue[0]
-        recent = self._jobs.recent(1)
-        return self.view(recent[0].id) if recent else None
+        drawn = (job for job in self._jobs.recent(MAX_COUNT) if job.kind == KIND)
+        last = next(drawn, None)
+        return self.view(last.id) if last else None
 
     def _enqueue(self, job: Job) -> None:
         """Give a queued job to the worker, once."""
         with self._submitting:
-            if job.kind != KIND or job.state != "queued" or job.id in self._board:
+            view = self._board.get(job.id)
+            job = self._jobs.get(job.id)  # a job that was sent twice may be over by now
+            if job.kind != KIND or job.state != "queued" or (view and not view.over):
                 return
-            self._board.add(JobView(job, state="queued"))
+            self._board.add(self._stored_view(job))
             self._worker.submit(job.id, partial(self._draw, job))
 
     def _renumber(self) -> None:
@@ -182,45 +194,57 @@ class Generation:
                 self._board.update(job_id, partial(_at_position, position=position))
 
     def _on_event(self, job_id: str, event: JobEvent) -> None:
-        """Record how a job goes; the snapshot first, right even if the disk fails."""
-        if job_id not in self._board:  # somebody else's job
+        """Record how a job goes: in the store when its state changes, on the board always."""
+        view = self._board.get(job_id)
+        if view is None:  # somebody else's job
             return
-        self._board.update(job_id, lambda view: after(view, event))
-        if isinstance(event, JobStarted):
-            self._jobs.mark(job_id, "running")
-            self._renumber()
-        elif isinstance(event, JobEnded):
-            self._jobs.mark(job_id, event.outcome, event.error)
+        job = view.job
+        try:
+            if isinstance(event, JobStarted):
+                job = self._jobs.mark(job_id, "running")
+            elif isinstance(event, JobEnded):
+                job = self._jobs.mark(job_id, event.outcome, event.error)
+        finally:  # a full disk must not leave the page waiting
+            self._board.update(job_id, lambda view: replace(after(view, event), job=job))
+        if isinstance(event, JobStarted | JobEnded):
             self._renumber()
 
     def _draw(self, job: Job) -> Iterator[Event]:
         """Run a job: load its model, draw, save each picture as it is finished."""
-        from studio.diffusion.sampler import Drawn, sample  # brings torch: worker's thread only
+        from studio.diffusion.sampler import Drawn, sample  # brings torch, so only here
 
         shelf, request = self._shelf, job.request
         if not shelf.is_loaded(request.model):
             yield ModelLoading(request.model)
         model = shelf.load(request.model)
-        if request.model_hash not in ("", model.sha256):
+        if request.model_hash != model.sha256:
             yield Notice(
-                f"This recipe was made with another version of the model '{request.model}', "
-                "so the picture will differ from the first one."
+                f"The files of the model '{request.model}' changed while this job waited; "
+                "it was drawn with what is there now."
             )
-        request = request.with_changes(model_hash=model.sha256)
-        with closing(sample(model, request)) as events:
+            request = request.with_changes(model_hash=model.sha256)
+        first = job.picture_count  # of a job that was cut short, these are there already
+        if first and request.seed + first > MAX_SEED:
+            first = 0
+        rest = request.with_changes(seed=request.seed + first, count=request.count - first)
+        with closing(sample(model, rest)) as events:
             for event in events:
                 if isinstance(event, Drawn):
-                    event = PictureDone(
-                        self._pictures.save(
-                            event.image,
-                            request,
-                            job_id=job.id,
-                            index=event.index,
-                            seconds=event.seconds,
-                        )
-                    )
-                yield event
+                    yield PictureDone(self._save(job, request, first, event))
+                elif isinstance(event, Preview):
+                    yield replace(event, index=first + event.index)
+                else:
+                    yield event
         shelf.measure_device()
+
+    def _save(self, job: Job, request: GenerationRequest, first: int, drawn: Drawn) -> Picture:
+        return self._pictures.save(
+            drawn.image,
+            request,
+            job_id=job.id,
+            index=first + drawn.index,
+            seconds=drawn.seconds,
+        )
 
     def _stored_view(self, job: Job) -> JobView:
         pictures = self._pictures.page(job_id=job.id, limit=MAX_COUNT)
