@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from studio.core.errors import InvalidRequestError
 from studio.core.picture import Picture
 from studio.store.pictures import PictureStore
 
 MAX_PAGE = 200  # pictures a page
-BIN_DAYS = 30  # a deleted picture stays restorable for that long
 
 
 class Gallery:
@@ -31,6 +29,7 @@ class Gallery:
         starred: bool = False,
         deleted: bool = False,
         job_id: str | None = None,
+        set_id: str | None = None,
     ) -> list[Picture]:
         """Return pictures, newest first; `before` is the last id of the page before.
 
@@ -43,11 +42,16 @@ class Gallery:
             starred=starred,
             deleted=deleted,
             job_id=job_id,
+            set_id=set_id,
         )
 
     def count(self, *, search: str = "", starred: bool = False, deleted: bool = False) -> int:
         """Return how many pictures `page` would walk through."""
         return self._pictures.count(search=search, starred=starred, deleted=deleted)
+
+    def panels(self, set_id: str) -> list[Picture]:
+        """Return the pictures of a set of panels, in the order of its lines."""
+        return self._pictures.set_pictures(set_id)
 
     def star(self, picture_id: int, starred: bool) -> Picture:
         """Give a picture its star or take it away. Raises NotFoundError."""
@@ -55,8 +59,6 @@ class Gallery:
 
     def rate(self, picture_id: int, rating: int | None) -> Picture:
         """Rate a picture 1 to 5, None takes the rating back. Raises NotFoundError."""
-        if rating is not None and rating not in range(1, 6):
-            raise InvalidRequestError("rating", f"A rating of {rating} is not 1 to 5.")
         return self._pictures.rate(picture_id, rating)
 
     def delete(self, picture_id: int) -> Picture:

@@ -9,18 +9,18 @@ A model is a plain diffusers folder: `model_index.json` and one folder for each 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from studio.core.errors import ModelError
+from studio.diffusion.model_files import open_model_folder
 
 STARTER = "starter"  # the name of the model that Easel brings
 MAX_CONFIG_BYTES = 1_000_000
 MAX_SUBJECTS_BYTES = 4_000_000
-_NETWORKS = ("text_encoder", "unet", "vae")
-_PARTS = ("scheduler", "tokenizer", *_NETWORKS)
-_PIPELINES = frozenset({"StableDiffusionPipeline"})
+_DECISIVE = frozenset((".json", ".safetensors", ".txt", ".py", ".bin", ".ckpt"))
 _FAMILIES = ((768, "Stable Diffusion 1.x"), (1024, "Stable Diffusion 2.x"))  # by text width
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,23 @@ class ModelEntry:
 
 def read_entry(folder: Path, name: str) -> ModelEntry:
     """Look at a model folder. Never raises: what is wrong with it stands in `problem`."""
-    title = "Starter model" if name == STARTER else name
+    plain = ModelEntry(name, folder, "Starter model" if name == STARTER else name)
     try:
+        plain = replace(plain, subjects=_read_subjects(folder / "subjects.txt"))
+        checked = open_model_folder(folder)
         about = _read_json(folder / "easel.json") if (folder / "easel.json").is_file() else {}
-        subjects = _read_subjects(folder / "subjects.txt")
-        problem = _find_problem(folder, title)
-        if problem:
-            return ModelEntry(name, folder, title, subjects=subjects, problem=problem)
-        unet, vae = (_read_json(folder / part / "config.json") for part in ("unet", "vae"))
-        native = _native_size(unet, vae)
-        return ModelEntry(
-            name,
-            folder,
-            title=str(about.get("title", title))[:80],
-            family=_family(name, unet),
-            native_size=native,
+        return replace(
+            plain,
+            title=str(about.get("title", plain.title))[:80],
+            family=_family(name, checked.unet.config),
+            native_size=checked.native_size,
             trained_sizes=_sizes(about.get("trained_sizes", ())),
             styles=tuple(str(style) for style in about.get("styles", ())),
-            subjects=subjects,
         )
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        return ModelEntry(name, folder, title, problem=_unreadable(title, error))
+    except ModelError as error:
+        return replace(plain, problem=str(error))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return replace(plain, problem=_unreadable(plain.title, error))
 
 
 def missing_starter(folder: Path) -> ModelEntry:
@@ -80,10 +76,7 @@ def missing_starter(folder: Path) -> ModelEntry:
         "The starter model is not in assets/starter. Get the complete repository again, "
         "or train it with 'python launch.py train'."
     )
-    subjects: tuple[str, ...] = ()
-    if folder.is_dir():
-        subjects = read_entry(folder, STARTER).subjects
-    return ModelEntry(STARTER, folder, "Starter model", subjects=subjects, problem=problem)
+    return replace(read_entry(folder, STARTER), problem=problem)
 
 
 def single_file(path: Path) -> ModelEntry:
@@ -98,39 +91,11 @@ def single_file(path: Path) -> ModelEntry:
 def fingerprint(folder: Path) -> str:
     """Return names, sizes and times of a model's files as text: equal as long as none changed."""
     lines = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".safetensors", ".txt") and path.is_file():
+    for path in sorted((*folder.glob("*.*"), *folder.glob("*/*.*"))):
+        if path.suffix in _DECISIVE and path.is_file():
             status = path.stat()
             lines.append(f"{path.relative_to(folder)}:{status.st_size}:{status.st_mtime_ns}")
     return "\n".join(lines)
-
-
-def _find_problem(folder: Path, title: str) -> str:
-    """Return why a folder cannot be loaded, as far as its names tell; '' when it looks sound."""
-    if not (folder / "model_index.json").is_file():
-        return (
-            f"'{title}' has no model_index.json, so it is not a diffusers folder. "
-            "Copy the whole model folder, not only its weights."
-        )
-    pipeline = _read_json(folder / "model_index.json").get("_class_name")
-    if pipeline not in _PIPELINES:
-        return (
-            f"'{title}' is made for {str(pipeline)[:60]}; Easel draws with Stable Diffusion 1.x "
-            "and 2.x folders so far. Pick one of those."
-        )
-    missing = [part for part in _PARTS if not (folder / part).is_dir()]
-    if missing:
-        return f"'{title}' lacks its folder {', '.join(missing)}; copy the model again, completely."
-    for part in _NETWORKS:
-        if any((folder / part).glob("*.safetensors")):
-            continue
-        if any(path for pattern in _PICKLES for path in (folder / part).glob(pattern)):
-            return (
-                f"'{title}' keeps {part} in a pickle, which can run any program. "
-                "Save it again as safetensors, or get its safetensors version."
-            )
-        return f"'{title}' has no weights in {part}; copy the model again, completely."
-    return ""
 
 
 def _family(name: str, unet: dict[str, Any]) -> str:
@@ -138,14 +103,6 @@ def _family(name: str, unet: dict[str, Any]) -> str:
         return "Easel starter"
     width = unet.get("cross_attention_dim")
     return next((family for known, family in _FAMILIES if known == width), "Own training")
-
-
-def _native_size(unet: dict[str, Any], vae: dict[str, Any]) -> tuple[int, int]:
-    """Return (width, height) in pixels: latent size times the autoencoder's reduction."""
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    latent = unet["sample_size"]
-    height, width = latent if isinstance(latent, list) else (latent, latent)
-    return int(width) * factor, int(height) * factor
 
 
 def _sizes(listed: Any) -> tuple[tuple[int, int], ...]:

@@ -11,12 +11,14 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 from studio.core.errors import EaselError, ModelError
 from studio.core.events import Event, ModelLoading
 from studio.core.settings import STARTER_MODEL, Settings
+from studio.diffusion.model_files import hash_model
 from studio.services.model_folder import (
     STARTER,
     ModelEntry,
@@ -61,7 +63,9 @@ class ModelShelf:
         self._lock = Lock()
         self._state = ShelfState()
         self._device = DeviceFacts()
-        self._loaded: tuple[str, LatentDiffusionModel] | None = None  # fingerprint, model
+        self._hashes = _read_hashes(settings.data_dir / HASHES)
+        self._entries: dict[Path, tuple[str, ModelEntry]] = {}  # by folder: fingerprint, entry
+        self._loaded: LatentDiffusionModel | None = None
 
     @property
     def state(self) -> ShelfState:
@@ -76,7 +80,7 @@ class ModelShelf:
     def entries(self) -> list[ModelEntry]:
         """List all models, the starter first; broken ones carry a `problem`. Reads no weights."""
         starter = (STARTER_MODEL / "model_index.json").is_file()
-        first = read_entry(STARTER_MODEL, STARTER) if starter else missing_starter(STARTER_MODEL)
+        first = self._look(STARTER_MODEL, STARTER) if starter else missing_starter(STARTER_MODEL)
         return [first, *self._own_entries()]
 
     def entry(self, name: str) -> ModelEntry:
@@ -89,16 +93,25 @@ class ModelShelf:
             f"'{self._settings.models_dir.name}', or pick another model."
         )
 
-    def known_hash(self, entry: ModelEntry) -> str:
-        """Return the hash of a model that was loaded before and has not changed since, else ''."""
-        remembered = self._read_hashes().get(str(entry.folder), {})
-        if remembered.get("fingerprint") != fingerprint(entry.folder):
-            return ""
-        return str(remembered.get("sha256", ""))
+    def hash_of(self, entry: ModelEntry) -> str:
+        """Return a model's hash: remembered while none of its files changed, else computed.
+
+        Raises ModelError when a file cannot be read.
+        """
+        mark = fingerprint(entry.folder)
+        with self._lock:
+            remembered = self._hashes.get(str(entry.folder), {})
+            if remembered.get("fingerprint") == mark:
+                return str(remembered.get("sha256", ""))
+            sha256 = hash_model(entry.folder)
+            self._hashes[str(entry.folder)] = {"fingerprint": mark, "sha256": sha256}
+            text = json.dumps(self._hashes, indent=1)
+            atomic_write(self._settings.data_dir / HASHES, text.encode("utf-8"))
+            return sha256
 
     def is_loaded(self, name: str) -> bool:
-        """Whether `load(name)` would return at once."""
-        return self._loaded is not None and self._loaded[1].name == name
+        """Whether a model of that name is in memory."""
+        return self._loaded is not None and self._loaded.name == name
 
     def load(self, name: str) -> LatentDiffusionModel:
         """Return the model in memory, reading it when it is another one. Worker's thread only.
@@ -110,26 +123,24 @@ class ModelShelf:
             entry = self.entry(name)
             if entry.problem:
                 raise ModelError(entry.problem)
-            mark = fingerprint(entry.folder)
-            if self._loaded is None or not self.is_loaded(name) or self._loaded[0] != mark:
-                title = (
-                    entry.title[:1].lower() + entry.title[1:] if name == STARTER else entry.title
-                )
-                self._state = ShelfState("loading", name, f"Loading the {title} ...")
-                self._loaded = None
-                self._loaded = mark, self._read(entry)
-                self._remember_hash(entry, mark, self._loaded[1].sha256)
+            sha256 = self.hash_of(entry)
+            if self._loaded is None or (self._loaded.name, self._loaded.sha256) != (name, sha256):
+                self._state = ShelfState("loading", name, _loading(entry))
+                self.release()
+                self._loaded = _read(entry, sha256, self._settings.device)
+            self._state = ShelfState("ready", name, f"{entry.title} is ready.")
+            return self._loaded
         except EaselError as error:
             self._state = ShelfState("failed", name, str(error))
             raise
-        self._state = ShelfState("ready", name, f"{entry.title} is ready.")
-        return self._loaded[1]
+        finally:
+            if self._state.phase == "loading":  # whatever it was, the page must not wait for ever
+                self._state = ShelfState("failed", name, f"{name} could not be loaded.")
 
     def release(self) -> None:
         """Let go of the model in memory. Worker's thread only."""
         self._loaded = None
         _free_memory()
-        self._state = ShelfState()
 
     def warm_up(self, name: str) -> Iterator[Event]:
         """Load a model as a background job, so that the first picture need not wait for it."""
@@ -140,14 +151,15 @@ class ModelShelf:
     def measure_device(self) -> None:
         """Ask torch what the device is and how full it is. Worker's thread only."""
         if self._loaded is not None:
-            self._device = _measure(self._loaded[1].device)
+            self._device = _measure(self._loaded.device)
 
-    def _read(self, entry: ModelEntry) -> LatentDiffusionModel:
-        _prepare_torch()
-        from studio.diffusion.model import load_model
-
-        _free_memory()
-        return load_model(entry.folder, entry.name, self._settings.device)
+    def _look(self, folder: Path, name: str) -> ModelEntry:
+        """Read a folder's entry; again only after one of its files has changed."""
+        mark = fingerprint(folder)
+        known = self._entries.get(folder)
+        if known is None or known[0] != mark:
+            known = self._entries[folder] = (mark, read_entry(folder, name))
+        return known[1]
 
     def _own_entries(self) -> list[ModelEntry]:
         folder = self._settings.models_dir
@@ -159,26 +171,32 @@ class ModelShelf:
                 continue
             if path.is_dir():
                 name = f"{STARTER} (own)" if path.name == STARTER else path.name
-                entries.append(read_entry(path, name))
+                entries.append(self._look(path, name))
             elif path.suffix.lower() in (".safetensors", ".ckpt", ".pt"):
                 entries.append(single_file(path))
         return entries
 
-    def _read_hashes(self) -> dict[str, dict[str, str]]:
-        path = self._settings.data_dir / HASHES
-        with self._lock:
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # a cache: when it is lost it is made again
-                return {}
-        return content if isinstance(content, dict) else {}
 
-    def _remember_hash(self, entry: ModelEntry, mark: str, sha256: str) -> None:
-        hashes = self._read_hashes() | {str(entry.folder): {"fingerprint": mark, "sha256": sha256}}
-        with self._lock:
-            atomic_write(
-                self._settings.data_dir / HASHES, json.dumps(hashes, indent=1).encode("utf-8")
-            )
+def _loading(entry: ModelEntry) -> str:
+    return f"Loading the {'starter model' if entry.name == STARTER else entry.title} ..."
+
+
+def _read(entry: ModelEntry, sha256: str, device: str) -> LatentDiffusionModel:
+    """Import torch and read the networks; by far the slowest line of the studio's start."""
+    _prepare_torch()
+    from studio.diffusion.model import load_model
+
+    return load_model(entry.folder, entry.name, device, sha256=sha256)
+
+
+def _read_hashes(path: Path) -> dict[str, dict[str, str]]:
+    """Read the remembered hashes; when they are lost or damaged they are computed again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    sound = isinstance(content, dict) and all(isinstance(v, dict) for v in content.values())
+    return content if sound else {}
 
 
 def usable_cores() -> int:

@@ -5,15 +5,23 @@ from __future__ import annotations
 from studio.core.settings import Settings
 from studio.services.generation import Generation
 from studio.services.models import GIBIBYTE, ModelShelf, ShelfState, usable_cores
+from studio.services.shared_device import SharedDevice
 
 
 class Status:
     """One line each for the header; cheap enough to be asked several times a second."""
 
-    def __init__(self, settings: Settings, shelf: ModelShelf, generation: Generation) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shelf: ModelShelf,
+        generation: Generation,
+        shared: SharedDevice,
+    ) -> None:
         self._settings = settings
         self._shelf = shelf
         self._generation = generation
+        self._shared = shared
 
     def device(self) -> str:
         """Return 'CPU, 2 cores' or 'RTX 4090, 9.1 of 24.0 GB'; a GPU is known once torch is."""
@@ -33,10 +41,12 @@ class Status:
         return self._shelf.state
 
     def queue(self) -> str:
-        """Return 'Idle', 'Drawing', 'Drawing, 2 waiting' or '2 waiting'."""
+        """Return 'Idle', 'Drawing', 'Drawing, 2 waiting' or whom the device is waited for."""
         views = self._generation.queue()
         waiting = sum(view.state == "queued" for view in views)
         words = ["Drawing"] if any(view.state == "running" for view in views) else []
+        if self._shared.waits_for:
+            words.append(f"Waiting for {self._shared.waits_for}")
         if waiting:
             words.append(f"{waiting} waiting")
         return ", ".join(words) or "Idle"

@@ -11,12 +11,14 @@ from studio.services.generation import Generation
 from studio.services.model_folder import STARTER
 from studio.services.models import ModelShelf
 from studio.services.presets import PresetShelf
+from studio.services.shared_device import SharedDevice
 from studio.services.status import Status
-from studio.services.worker import DeviceLock, GpuWorker, Priority, unshared
+from studio.services.worker import GpuWorker, Priority, unshared
 from studio.store.database import Database, open_database
 from studio.store.form import FormStore
 from studio.store.jobs import JobStore
-from studio.store.pictures import PictureStore, Reconciliation
+from studio.store.pictures import PictureStore
+from studio.store.reconcile import Reconciliation
 
 WARM_UP = "warm-up"  # id of the job that loads the first model
 
@@ -58,11 +60,12 @@ class Studio:
         self.database.close()
 
 
-def open_studio(settings: Settings, *, owner: bool = True, device: DeviceLock = unshared) -> Studio:
+def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
     """Open the data folder. Imports no torch and draws nothing until `warm_up` or a submission.
 
     The `owner` of a data folder mends it first: orphan files are adopted, jobs that an earlier
-    process left running become interrupted. A command beside a running studio is not the owner.
+    process left running become interrupted; its worker takes the device for as long as it has work.
+    A command is not the owner: a studio may run beside it, and it holds the device already.
     Raises StorageError, NewerDatabaseError.
     """
     database = open_database(settings)
@@ -70,7 +73,8 @@ def open_studio(settings: Settings, *, owner: bool = True, device: DeviceLock = 
     pictures = PictureStore(database, settings.data_dir)
     reconciliation = pictures.reconcile() if owner else Reconciliation()
     shelf = ModelShelf(settings)
-    worker = GpuWorker(device)
+    device = SharedDevice(settings.data_dir)
+    worker = GpuWorker(device.hold if owner else unshared)
     generation = Generation(worker, shelf, jobs, pictures, settings.data_dir)
     if owner:
         generation.recover()
@@ -81,7 +85,7 @@ def open_studio(settings: Settings, *, owner: bool = True, device: DeviceLock = 
         gallery=Gallery(pictures),
         presets=PresetShelf(PRESETS, settings.presets_dir),
         form=FormStore(database),
-        status=Status(settings, shelf, generation),
+        status=Status(settings, shelf, generation, device),
         reconciliation=reconciliation,
         worker=worker,
         database=database,
