@@ -74,7 +74,8 @@ def common_flags() -> Parser:
     add("--torch-index", metavar="URL", help="package index with the PyTorch build for your GPU")
     add("--skip-install", action="store_true", help="start without looking at the packages")
     add("--exit", action="store_true", help="make the environment, then stop")
-    add("--loglevel", type=str.upper, choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    add("--loglevel", type=str.upper, choices=levels, help="how much of the log is shown")
     for flag in ("--xformers", "--opt-sdp-attention", "--skip-torch-cuda-test"):
         add(flag, action="append_const", const=flag, dest="ignored", help="accepted and ignored")
     return flags
@@ -92,7 +93,7 @@ def page_flags() -> Parser:
         metavar="ADDRESS",
         help="let other machines of your network in; needs --auth",
     )
-    add("--auth", "--gradio-auth", metavar="USER:PASSWORD", type=_user_and_password)
+    add("--auth", "--gradio-auth", metavar="USER:PASSWORD", type=_login, help="for --listen")
     add("--autolaunch", action="store_true", help="open the browser")
     add("--share", action="store_true", help=argparse.SUPPRESS)
     return flags
@@ -125,7 +126,7 @@ def make_parser() -> Parser:
         generate.add_argument(f"--{flag}", type=kind, metavar=flag.upper(), help=words)
     train = commands.add_parser("train", help="the training recipe", parents=[common])
     stages = ("corpus", "autoencoder", "clip", "unet", "all", "judge")
-    train.add_argument("stage", choices=stages, help="; further flags go to the stage")
+    train.add_argument("stage", choices=stages, help="which stage; further flags go to it")
     commands.add_parser("test", help="run the tests; takes pytest's flags", parents=[common])
     bench = commands.add_parser("bench", help="measure speed and quality", parents=[common])
     bench.add_argument("names", nargs="*", help="benchmarks to run; all unless given")
@@ -174,7 +175,7 @@ def _device(text: str) -> str:
     return text
 
 
-def _user_and_password(text: str) -> tuple[str, str]:
+def _login(text: str) -> tuple[str, str]:
     user, _, password = text.partition(":")
     if not user or not password:
         raise argparse.ArgumentTypeError("write it as user:password, both not empty")
