@@ -1,4 +1,4 @@
-"""A free port for the page."""
+"""Where the page is: a free port, and the address that a browser takes."""
 
 from __future__ import annotations
 
@@ -38,6 +38,12 @@ def free_port(host: str, wanted: int) -> int:
                     "leave --listen without an address to serve all."
                 ) from error
     raise EaselError(f"No port from {wanted} to {last - 1} is free; choose another with --port.")
+
+
+def address(host: str, port: int) -> str:
+    """Return the URL under which this machine's browser finds the page."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
 
 
 def _family(host: str) -> socket.AddressFamily:

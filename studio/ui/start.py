@@ -10,7 +10,7 @@ from pathlib import Path
 from studio.core.errors import StorageError
 from studio.core.settings import Settings
 from studio.services.ownership import own_studio
-from studio.ui.port import free_port
+from studio.ui.port import address, free_port
 
 
 def start(settings: Settings, say: Callable[[str], None]) -> int:
@@ -30,12 +30,6 @@ def start(settings: Settings, say: Callable[[str], None]) -> int:
         from studio.ui.app import run  # Gradio reads GRADIO_TEMP_DIR when it is imported
 
         return run(replace(settings, port=port))
-
-
-def address(host: str, port: int) -> str:
-    """Return the URL under which this machine's browser finds the page."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{name}:{port}"
 
 
 def _private_folder(path: Path) -> Path:
