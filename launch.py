@@ -388,12 +388,12 @@ def run_generate(args: argparse.Namespace) -> int:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Run a stage of the training recipe; waits while another process uses the device."""
-    from studio.services.ownership import hold_device
+    """Run a stage of the training recipe; waits for the device and for another training."""
+    from studio.services.ownership import hold_training
     from studio.training.command_line import train
 
     settings = settings_from(args)
-    with hold_device(settings.data_dir, f"train {args.stage}", say):
+    with hold_training(settings.data_dir, f"train {args.stage}", say):
         return train(args, settings)
 
 

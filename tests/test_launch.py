@@ -1,14 +1,17 @@
 """`launch.py` as its users meet it: real processes, real environments, a package index on disk."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -18,7 +21,7 @@ import pytest
 import launch
 from studio.core.settings import Settings
 from studio.services import doctor
-from studio.services.ownership import device_lock, own_studio, shared_device
+from studio.services.ownership import device_lock, hold_training, own_studio, owner_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP_THAT_FAILS = {"PIP_RETRIES": "no number"}  # any run of pip ends with an error
@@ -341,6 +344,36 @@ def test_a_second_studio_says_where_the_first_one_is(tmp_path):
     assert "http://127.0.0.1:7899" in done.stderr
 
 
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_studio_cleanly(tmp_path, ending):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, str(ROOT / "launch.py"), "--skip-install", "--port", str(port)]
+        studio = subprocess.Popen(
+            [*command, "--data-dir", str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            url = studio.stdout.readline().strip()
+            assert url.startswith("http://127.0.0.1:")
+            assert url != f"http://127.0.0.1:{port}"
+            assert owner_of(tmp_path).url == url
+            assert list((tmp_path / "run").iterdir()) == []
+            assert (tmp_path / "gradio").stat().st_mode & 0o777 == 0o700
+            studio.send_signal(ending)
+            _, errors = studio.communicate(timeout=60)
+        finally:
+            studio.kill()
+            studio.wait()
+    assert studio.returncode == 0
+    assert errors.startswith(f"Port {port} is taken; Easel uses ")
+    assert len(errors.splitlines()) == 1
+    assert owner_of(tmp_path) is None
+    assert doctor.find_database_fault(tmp_path / "easel.sqlite3") == ""
+
+
 def test_a_killed_studio_leaves_its_folder_to_the_next(tmp_path):
     program = (
         "import pathlib, time; from studio.services.ownership import own_studio\n"
@@ -371,7 +404,7 @@ def test_a_command_waits_for_the_device_and_says_for_whom(tmp_path):
     )
     try:
         said = waiting.stderr.readline()
-        assert f"'generate' (process {os.getpid()}) is computing" in said
+        assert f"'generate' (process {os.getpid()}) is at work" in said
         assert waiting.poll() is None
         lock.release()
         output, errors = waiting.communicate(timeout=60)
@@ -382,25 +415,31 @@ def test_a_command_waits_for_the_device_and_says_for_whom(tmp_path):
     assert "width" in errors
 
 
-def test_the_page_draws_beside_a_training_and_waits_for_a_drawing(tmp_path):
+def test_a_training_waits_for_the_device_but_does_not_keep_it(tmp_path):
+    said = []
     lock = device_lock(tmp_path)
-    asked = []
-
-    def stopped():
-        asked.append(True)
-        return len(asked) == 2
-
-    assert lock.acquire("train unet")
-    with shared_device(tmp_path)(stopped):
-        assert len(asked) == 1  # the training was seen at the first look: no waiting
-    lock.release()
     assert lock.acquire("generate")
-    with shared_device(tmp_path)(stopped):
-        assert len(asked) == 2  # waited until it was told to stop
-    lock.release()
-    with shared_device(tmp_path)(stopped):
-        assert device_lock(tmp_path).holder().task == "ui"
-    assert device_lock(tmp_path).holder() is None
+    later = threading.Timer(0.3, lock.release)
+    later.start()
+    with hold_training(tmp_path, "train unet", said.append):
+        assert not lock.held  # it began only when the drawing was over
+        assert device_lock(tmp_path).holder() is None
+    later.join()
+    assert len(said) == 1
+    assert "'generate'" in said[0]
+
+
+def test_a_second_training_in_a_folder_waits_for_the_first(tmp_path):
+    said = []
+    first = contextlib.ExitStack()
+    first.enter_context(hold_training(tmp_path, "train unet", said.append))
+    later = threading.Timer(0.3, first.close)
+    later.start()
+    with hold_training(tmp_path, "train clip", said.append):
+        pass
+    later.join()
+    assert len(said) == 1
+    assert "'train unet'" in said[0]
 
 
 # Doctor ---------------------------------------------------------------------------------------

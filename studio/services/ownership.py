@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from studio.core.errors import StudioRunningError
@@ -16,7 +16,7 @@ from studio.store.lock import FileLock, Holder
 
 OWNER_LOCK = "studio.lock"  # file names in the data folder
 DEVICE_LOCK = "device.lock"
-TRAINING = "train"  # how the tasks of a training begin
+TRAINING_LOCK = "training.lock"
 POLL_SECONDS = 0.2
 
 
@@ -48,39 +48,34 @@ def own_studio(data_dir: Path) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def hold_device(data_dir: Path, task: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the device inside the block; waits for it, and says once for whom."""
-    lock = device_lock(data_dir)
+    with _hold(device_lock(data_dir), task, say):
+        yield
+
+
+@contextmanager
+def hold_training(data_dir: Path, task: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Be the folder's only training inside the block; begins when the device is free.
+
+    It does not keep the device: a training takes hours, and beside it a picture is only slower.
+    """
+    with _hold(FileLock(data_dir / TRAINING_LOCK), task, say):
+        with hold_device(data_dir, task, say):
+            pass
+        yield
+
+
+@contextmanager
+def _hold(lock: FileLock, task: str, say: Callable[[str], None]) -> Iterator[None]:
     if not lock.acquire(task):
         holder = lock.holder() or Holder()
         who = f"'{holder.task}' (process {holder.pid})" if holder.pid else "Another process"
-        say(f"{who} is computing in {data_dir}; waiting for it to finish. Ctrl-C gives up.")
+        say(f"{who} is at work in {lock.path.parent}; waiting for it to finish. Ctrl-C gives up.")
         while not lock.acquire(task):
             time.sleep(POLL_SECONDS)
     try:
         yield
     finally:
         lock.release()
-
-
-def shared_device(data_dir: Path) -> Callable[[Callable[[], bool]], AbstractContextManager[None]]:
-    """Return the device lock for the page's worker.
-
-    A picture of the page waits for a picture that the command line is drawing, but not for a
-    training that takes hours: beside that it only draws more slowly.
-    """
-
-    @contextmanager
-    def hold(stopped: Callable[[], bool]) -> Iterator[None]:
-        lock = device_lock(data_dir)
-        while not lock.acquire("ui"):
-            if stopped() or (lock.holder() or Holder()).task.startswith(TRAINING):
-                break
-            time.sleep(POLL_SECONDS)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    return hold
 
 
 def _already_running(data_dir: Path, holder: Holder) -> str:
