@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,7 +20,6 @@ from studio.services.model_folder import STARTER
 from studio.services.models import ModelShelf
 from studio.services.studio import Studio, open_studio
 from studio.store.files import atomic_write, storage_error
-from studio.store.jobs import Job
 
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 130  # exit codes; 130 is Ctrl-C's
 MAX_REQUEST_BYTES = 1_000_000
@@ -108,13 +107,17 @@ def _draw(studio: Studio, request: GenerationRequest, output: Path | None) -> in
     if output is not None:
         _try_folder(output)
     job = studio.generation.submit(request, key=uuid.uuid4().hex)
+    teller = _Teller(studio, output)
     try:
-        for picture in _finished(studio, job):
-            _print_picture(studio, picture, output)
+        view = teller.follow(job.id)
     except KeyboardInterrupt:
         studio.generation.cancel(job.id)
+        teller.follow(job.id)  # over within a step; tells of what was finished meanwhile
         raise
-    view = studio.generation.view(job.id)
+    except BrokenPipeError:  # whoever read the lines has seen enough
+        studio.generation.cancel(job.id)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return FAILED
     if view.state == "done":
         return DONE
     _say(view.error or "The job was stopped before it was done.")
@@ -123,24 +126,34 @@ def _draw(studio: Studio, request: GenerationRequest, output: Path | None) -> in
     return FAILED
 
 
-def _finished(studio: Studio, job: Job) -> Iterator[Picture]:
-    """Yield each picture when it is on disk, showing progress in between, until the job is over."""
-    version, printed, notices = 0, 0, 0
-    while True:
-        view = studio.generation.wait(job.id, version, LOOK_EVERY)
-        for notice in view.notices[notices:]:
-            _say(notice)
-        notices = len(view.notices)
-        if view.version > version:
-            _show_progress(view, sys.stderr)
-        version = view.version
-        yield from view.pictures[printed:]
-        printed = len(view.pictures)
-        if view.over:
-            return
+class _Teller:
+    """Tells what is new about a job, each thing once."""
+
+    def __init__(self, studio: Studio, output: Path | None) -> None:
+        self._studio = studio
+        self._output = output
+        self._version = 0
+        self._pictures = 0
+        self._notices = 0
+
+    def follow(self, job_id: str) -> JobView:
+        """Tell of each picture when it is on disk, until the job is over."""
+        while True:
+            view = self._studio.generation.wait(job_id, self._version, LOOK_EVERY)
+            if view.version > self._version:
+                show_progress(view, sys.stderr)
+            self._version = view.version
+            for notice in view.notices[self._notices :]:
+                _say(notice)
+            self._notices = len(view.notices)
+            for picture in view.pictures[self._pictures :]:
+                self._pictures += 1
+                _print_picture(self._studio, picture, self._output)
+            if view.over:
+                return view
 
 
-def _show_progress(view: JobView, stream: TextIO) -> None:
+def show_progress(view: JobView, stream: TextIO) -> None:
     """Write one line that replaces itself; nothing when nobody sits at a terminal."""
     if not stream.isatty():
         return

@@ -48,9 +48,19 @@ class Gallery:
             set_id=set_id,
         )
 
-    def count(self, *, search: str = "", starred: bool = False, deleted: bool = False) -> int:
+    def count(
+        self,
+        *,
+        search: str = "",
+        starred: bool = False,
+        deleted: bool = False,
+        job_id: str | None = None,
+        set_id: str | None = None,
+    ) -> int:
         """Return how many pictures `page` would walk through."""
-        return self._pictures.count(search=search, starred=starred, deleted=deleted)
+        return self._pictures.count(
+            search=search, starred=starred, deleted=deleted, job_id=job_id, set_id=set_id
+        )
 
     def panels(self, set_id: str) -> list[Picture]:
         """Return the pictures of a set of panels, in the order of its lines."""

@@ -15,12 +15,13 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from studio.core.errors import DiskFullError, InvalidRequestError, ModelError
-from studio.core.events import Event, ModelLoading, Notice, PictureDone, Preview
+from studio.core.events import Event, ModelLoading, Notice, PictureDone, Preview, Progress
 from studio.core.picture import Picture
 from studio.core.request import MAX_COUNT, MAX_SEED, GenerationRequest
 from studio.services.job_view import JobBoard, JobView, after
 from studio.services.models import ModelShelf
 from studio.services.panels import PanelSet, SeedPolicy, panel_requests, panel_set_id
+from studio.services.remaining import DecodeClock
 from studio.services.worker import GpuWorker, JobEnded, JobEvent, JobStarted
 from studio.store.jobs import Job, JobStore
 from studio.store.pictures import PictureStore
@@ -52,6 +53,7 @@ class Generation:
         self._board = JobBoard()
         self._submitting = Lock()
         self._ordering = Lock()
+        self._clock = DecodeClock()
         worker.listen(self._on_event)
 
     def recover(self) -> int:
@@ -85,7 +87,7 @@ class Generation:
         entry = self._shelf.entry(request.model)
         if entry.problem:
             raise ModelError(entry.problem)
-        self._check_disk(request)
+        check_disk(request, shutil.disk_usage(self._data_dir).free)
         request = request.with_changes(model_hash=self._shelf.hash_of(entry))
         job = self._jobs.submit(request, key=key, label=label, set_id=set_id, panel=panel)
         self._enqueue(job)
@@ -223,16 +225,20 @@ class Generation:
                 "it was drawn with what is there now."
             )
             request = request.with_changes(model_hash=model.sha256)
-        first = job.picture_count  # of a job that was cut short, these are there already
-        if first and request.seed + first > MAX_SEED:
-            first = 0
-        rest = request.with_changes(seed=request.seed + first, count=request.count - first)
+        first, rest = _undrawn(request, job.picture_count)
+        if rest is None:
+            return
+        finished = 0
         with closing(sample(model, rest)) as events:
             for event in events:
                 if isinstance(event, Drawn):
+                    finished += 1
+                    self._clock.drawn(rest)
                     yield PictureDone(self._save(job, request, first, event))
                 elif isinstance(event, Preview):
                     yield replace(event, index=first + event.index)
+                elif isinstance(event, Progress):
+                    yield self._clock.stepped(event, rest, finished)
                 else:
                     yield event
         shelf.measure_device()
@@ -251,14 +257,27 @@ class Generation:
         in_order = tuple(sorted(pictures, key=lambda picture: picture.index))
         return JobView(job, state=job.state, pictures=in_order, error=job.error)
 
-    def _check_disk(self, request: GenerationRequest) -> None:
-        needed = request.count * request.width * request.height * BYTES_PER_PIXEL
-        free = shutil.disk_usage(self._data_dir).free
-        if free < needed + SPARE_BYTES:
-            raise DiskFullError(
-                f"The disk of the data folder has {free / 1e6:,.0f} MB left and these pictures "
-                f"may need {needed / 1e6:,.0f} MB. Make room, or choose another --data-dir."
-            )
+
+def check_disk(request: GenerationRequest, free: int) -> None:
+    """Refuse a request whose pictures may not fit into `free` bytes. Raises DiskFullError."""
+    needed = request.count * request.width * request.height * BYTES_PER_PIXEL
+    if free < needed + SPARE_BYTES:
+        raise DiskFullError(
+            f"The disk of the data folder has {free / 1e6:,.0f} MB left and these pictures "
+            f"may need {needed / 1e6:,.0f} MB. Make room, or choose another --data-dir."
+        )
+
+
+def _undrawn(request: GenerationRequest, done: int) -> tuple[int, GenerationRequest | None]:
+    """Return how many pictures a job that was cut short keeps, and the request for the others.
+
+    Pictures are finished in order, and picture i alone has the seed `request.seed + i`. A seed at
+    the very end of its range cannot be moved on; then all are drawn again.
+    """
+    if done >= request.count:
+        return done, None
+    first = done if request.seed + done <= MAX_SEED else 0
+    return first, request.with_changes(seed=request.seed + first, count=request.count - first)
 
 
 def _at_position(view: JobView, position: int) -> JobView:

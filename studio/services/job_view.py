@@ -29,8 +29,7 @@ class JobView:
     step: int = 0  # of the whole job, all batches
     steps: int = 0  # 0 until the first step
     seconds_left: float | None = None  # over the whole job; None until it can be estimated
-    preview: bytes | None = None  # JPEG of the picture that is growing
-    preview_index: int = 0
+    previews: tuple[Preview, ...] = ()  # of the pictures that are growing, in order
     pictures: tuple[Picture, ...] = ()  # finished ones, in order
     notices: tuple[str, ...] = ()  # sentences worth reading
     error: str = ""  # a sentence when it failed
@@ -38,6 +37,16 @@ class JobView:
     doing: str = ""  # what a running job does before its first step
     position: int = 0  # 0: runs or is over; 1: next in the queue
     version: int = 0  # grows with every change of any job
+
+    @property
+    def preview(self) -> bytes | None:
+        """JPEG of the first picture that is growing, None while there is none."""
+        return self.previews[0].jpeg if self.previews else None
+
+    @property
+    def preview_index(self) -> int:
+        """Which picture of the job `preview` shows."""
+        return self.previews[0].index if self.previews else 0
 
     @property
     def over(self) -> bool:
@@ -54,11 +63,12 @@ def after(view: JobView, event: JobEvent) -> JobView:
             return replace(view, doing="Loading the model")
         case Progress(step=step, steps=steps, seconds_left=seconds_left):
             return replace(view, step=step, steps=steps, seconds_left=seconds_left, doing="Drawing")
-        case Preview(index=index, jpeg=jpeg):
-            return replace(view, preview=jpeg, preview_index=index)
+        case Preview(index=index):
+            others = _without(view.previews, index)
+            return replace(view, previews=tuple(sorted((*others, event), key=_index)))
         case PictureDone(picture=picture):
-            preview = None if view.preview_index == picture.index else view.preview
-            return replace(view, pictures=(*view.pictures, picture), preview=preview)
+            left = _without(view.previews, picture.index)
+            return replace(view, pictures=(*view.pictures, picture), previews=left)
         case Notice(sentence=sentence):
             return replace(view, notices=(*view.notices, sentence))
         case JobEnded(outcome=outcome, error=error, details=details):
@@ -69,10 +79,18 @@ def after(view: JobView, event: JobEvent) -> JobView:
                 error=error,
                 details=details,
                 seconds_left=None,
-                preview=None,
+                previews=(),
                 doing="",
             )
     return view
+
+
+def _index(preview: Preview) -> int:
+    return preview.index
+
+
+def _without(previews: tuple[Preview, ...], index: int) -> tuple[Preview, ...]:
+    return tuple(preview for preview in previews if preview.index != index)
 
 
 class JobBoard:
