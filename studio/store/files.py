@@ -24,6 +24,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 256 * 2**20  # an uncompressed PNG of MAX_PIXELS in RGBA
 MAX_JPEG_SCANS = 100  # usual progressive files have about 10
+CLOCK_GRAIN = 0.5  # seconds; file systems stamp a little before the clock
 ABANDONED_AFTER = 600.0  # seconds; where a process cannot be asked whether it lives
 
 # Process-wide on purpose, and at import: the page's library opens some files before our code.
@@ -89,24 +90,28 @@ def storage_error(error: OSError, verb: str, path: Path) -> StorageError:
     return StorageError(f"Could not {verb} {path} ({said}). Check the folder and try again.")
 
 
-def sweep_temporaries(folder: Path) -> int:
+def sweep_temporaries(folder: Path, opened_at: float) -> int:
     """Remove what a killed `atomic_write` left under `folder`; returns how many files.
 
-    Files of a process that still lives are left alone. Call it while this process writes nothing
-    below `folder`.
+    Files of another process that still lives are left alone, and of this one those that are not
+    older than `opened_at`, in seconds since 1970. (In a container a restart has the same number.)
     """
     swept = 0
     for path in folder.rglob("*.tmp-*"):
-        if path.is_file() and _is_abandoned(path):
+        if path.is_file() and _is_abandoned(path, opened_at):
             path.unlink(missing_ok=True)
             swept += 1
     return swept
 
 
-def _is_abandoned(path: Path) -> bool:
+def _is_abandoned(path: Path, opened_at: float) -> bool:
     owner = path.name.rpartition(".tmp-")[2].partition("-")[0]
+    try:
+        written_at = path.stat().st_mtime
+    except FileNotFoundError:  # renamed in between
+        return False
     if owner == str(os.getpid()):
-        return True
+        return written_at < opened_at - CLOCK_GRAIN
     if os.name != "nt" and owner.isascii() and owner.isdigit() and 0 < int(owner) < 2**31:
         try:
             os.kill(int(owner), 0)  # asks only; Windows would kill
@@ -115,7 +120,7 @@ def _is_abandoned(path: Path) -> bool:
         except PermissionError:
             return False
         return False
-    return time.time() - path.stat().st_mtime > ABANDONED_AFTER
+    return time.time() - written_at > ABANDONED_AFTER
 
 
 def open_picture(source: Path | bytes, mode: str = "RGB") -> Image.Image:

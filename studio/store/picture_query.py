@@ -25,18 +25,11 @@ def page_query(
     dialect: str, wanted: PictureFilter, before: int | None, limit: int
 ) -> Select | None:
     """Return the query for a page, newest first; None if the search can find nothing."""
-    searching = bool(wanted.search.strip())
-    if searching and dialect == "sqlite":
-        words = query_words(wanted.search)
-        if not words:
-            return None
-        query = _matching(select(PICTURES), wanted, words)
-        key = PROMPT_WORDS.c.rowid  # FTS5 walks its lists in this order, so the limit stops it
-    else:
-        query = _filtered(select(PICTURES), wanted)
-        if searching:
-            query = query.where(contains_all(wanted.search))
-        key = PICTURES.c.id
+    query = _restricted(select(PICTURES), dialect, wanted)
+    if query is None:
+        return None
+    # FTS5 walks its lists in the order of its own row numbers, so that the limit stops it.
+    key = PROMPT_WORDS.c.rowid if _walks_words(dialect, wanted) else PICTURES.c.id
     if before is not None:
         query = query.where(key < before)
     return query.order_by(key.desc()).limit(limit)
@@ -44,26 +37,40 @@ def page_query(
 
 def count_query(dialect: str, wanted: PictureFilter) -> Select | None:
     """Return the query for the number of pictures; None if the search can find nothing."""
-    counted = select(func.count())
-    if not wanted.search.strip():
-        return _filtered(counted.select_from(PICTURES), wanted)
-    if dialect != "sqlite":
-        return _filtered(counted.select_from(PICTURES), wanted).where(contains_all(wanted.search))
     words = query_words(wanted.search)
-    return _matching(counted, wanted, words) if words else None
+    if words and _walks_words(dialect, wanted):  # the marks say all; no row need be looked up
+        return select(func.count()).select_from(PROMPT_WORDS).where(_matches(wanted, words))
+    return _restricted(select(func.count()).select_from(PICTURES), dialect, wanted)
 
 
-def _filtered(query: Select, wanted: PictureFilter) -> Select:
-    """Add the conditions, and name the index: statistics must not talk SQLite out of it."""
-    return query.where(*_conditions(wanted)).with_hint(
-        PICTURES, f"INDEXED BY {index_for(wanted)}", "sqlite"
-    )
+def _walks_words(dialect: str, wanted: PictureFilter) -> bool:
+    """Whether the full-text index leads; a job or set is so small that its own index does."""
+    narrow = wanted.job_id is not None or wanted.set_id is not None
+    return dialect == "sqlite" and bool(wanted.search.strip()) and not narrow
 
 
-def _matching(query: Select, wanted: PictureFilter, words: list[str]) -> Select:
-    expression = match_expression(words, wanted.starred, wanted.deleted)
-    joined = query.select_from(PROMPT_WORDS.join(PICTURES, PICTURES.c.id == PROMPT_WORDS.c.rowid))
-    return joined.where(matches(expression), *_conditions(wanted))
+def _restricted(query: Select, dialect: str, wanted: PictureFilter) -> Select | None:
+    """Add the conditions and name the index: statistics must not talk SQLite out of it."""
+    query = query.where(*_conditions(wanted))
+    hint = f"INDEXED BY {index_for(wanted)}"
+    if wanted.search.strip():
+        if dialect != "sqlite":
+            return query.where(contains_all(wanted.search))
+        words = query_words(wanted.search)
+        if not words:
+            return None
+        same = PICTURES.c.id == PROMPT_WORDS.c.rowid
+        if _walks_words(dialect, wanted):
+            query = query.where(same, _matches(wanted, words))
+            hint = "NOT INDEXED"  # pictures are looked up by their number, one a match
+        else:
+            found = select(PROMPT_WORDS.c.rowid).where(same, _matches(wanted, words))
+            query = query.where(found.correlate(PICTURES).exists())
+    return query.with_hint(PICTURES, hint, "sqlite")
+
+
+def _matches(wanted: PictureFilter, words: list[str]) -> ColumnElement[bool]:
+    return matches(match_expression(words, wanted.starred, wanted.deleted))
 
 
 def index_for(wanted: PictureFilter) -> str:

@@ -32,6 +32,7 @@ from studio.store.thumbnails import make_thumbnail
 
 PAGE = 60  # pictures a page shows
 MAX_PAGE = 1000
+MAX_COUNTS = 256  # remembered; one a filter
 
 
 class PictureStore:
@@ -45,6 +46,7 @@ class PictureStore:
         self._writer = database.writer
         self._root = data_dir.resolve()
         self._clock = clock
+        self._opened_at = time.time()
         self._filing = threading.Lock()  # between file and row: `reconcile` must not look
         self._counts: dict[tuple[PictureFilter, int | None], int] = {}
 
@@ -113,7 +115,7 @@ class PictureStore:
             with self._engine.connect() as connection:
                 row = connection.execute(select(PICTURES).where(PICTURES.c.path == path))
                 return _picture(row.mappings().one())
-        self._counts.clear()
+        self.forget_counts()
         return picture
 
     def get(self, picture_id: int) -> Picture:
@@ -158,16 +160,22 @@ class PictureStore:
         query = count_query(self._engine.dialect.name, wanted)
         if query is None:
             return 0
+        counts = self._counts  # taken first: a change from here on makes a fresh one
         with self._engine.connect() as connection:
             newest = connection.execute(
                 select(PICTURES.c.id).order_by(PICTURES.c.id.desc()).limit(1)
             ).scalar()  # notices what another process saved
-            counts, key = self._counts, (wanted, newest)
-            if key not in counts:
-                if len(counts) > 256:
-                    counts.clear()
-                counts[key] = connection.execute(query).scalar_one()
-            return counts.get(key, 0)
+            key = (wanted, newest)
+            known = counts.get(key)
+            if known is None:
+                known = counts[key] = connection.execute(query).scalar_one()
+            if len(counts) > MAX_COUNTS:
+                self.forget_counts()
+            return known
+
+    def forget_counts(self) -> None:
+        """Count anew at the next question; every change calls this."""
+        self._counts = {}  # a fresh one: a count that is under way must not land in it
 
     def set_pictures(self, set_id: str) -> list[Picture]:
         """Return a set's pictures in the order of its panels, without those in the bin."""
@@ -210,7 +218,7 @@ class PictureStore:
             with self._writer.begin() as connection:
                 connection.execute(delete(PICTURES).where(PICTURES.c.id == picture.id))
                 forget_prompt(connection, picture.id)
-        self._counts.clear()
+        self.forget_counts()
         return len(doomed)
 
     def file(self, picture: Picture) -> Path:
@@ -235,8 +243,8 @@ class PictureStore:
 
     def reconcile(self) -> Reconciliation:
         """Bring files and rows together; call it at start-up, it may run beside drawing."""
-        result = reconcile_folder(self, self._root, self._writer, self._filing)
-        self._counts.clear()
+        result = reconcile_folder(self, self._root, self._writer, self._filing, self._opened_at)
+        self.forget_counts()
         return result
 
     def _change(self, picture_id: int, **values: object) -> Picture:
@@ -244,7 +252,7 @@ class PictureStore:
             connection.execute(update(PICTURES).where(PICTURES.c.id == picture_id).values(**values))
             row = _row(connection, picture_id)
             mark_prompt(connection, row)
-        self._counts.clear()
+        self.forget_counts()
         return _picture(row)
 
     def _set_of(self, job_id: str) -> tuple[str, int]:

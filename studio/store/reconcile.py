@@ -40,15 +40,15 @@ class Rows(Protocol):
 
 
 def reconcile_folder(
-    rows: Rows, root: Path, writer: Engine, filing: threading.Lock
+    rows: Rows, root: Path, writer: Engine, filing: threading.Lock, opened_at: float
 ) -> Reconciliation:
     """Compare `root`/pictures with the rows, a day's folder at a time.
 
     `filing` is held while a folder is compared, so that no picture is between file and row.
+    `opened_at` is when the store was opened, in seconds since 1970.
     """
     pictures = root / "pictures"
-    with filing:
-        swept = sweep_temporaries(pictures) + sweep_temporaries(root / "thumbnails")
+    swept = sum(sweep_temporaries(root / name, opened_at) for name in ("pictures", "thumbnails"))
     folders = (
         {path.name for path in pictures.iterdir() if path.is_dir()} if pictures.is_dir() else set()
     )

@@ -61,10 +61,11 @@ def match_expression(words: list[str], starred: bool, deleted: bool) -> str:
 
     Words hold letters and digits only, so no query syntax can come in with them.
     """
-    marks = [name for name, wanted in (("starred", starred), ("bin", deleted)) if wanted]
-    return " AND ".join(
-        [f'words : "{word}" *' for word in words] + [f'marks : "{mark}"' for mark in marks]
-    )
+    terms = [f'words : "{word}" *' for word in words]
+    terms += ['marks : "starred"'] if starred else []
+    if deleted:
+        return " AND ".join([*terms, 'marks : "bin"'])
+    return f'({" AND ".join(terms)}) NOT marks : "bin" NOT marks : "missing"'
 
 
 def matches(expression: str) -> ColumnElement[bool]:

@@ -23,7 +23,7 @@ def upgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
         op.execute(
             "CREATE VIRTUAL TABLE prompt_words USING fts5("
-            "words, marks, tokenize = 'unicode61 remove_diacritics 2', prefix = '1 2 3')"
+            "words, marks, tokenize = 'unicode61 remove_diacritics 2', prefix = '1 2 3 4 5 6')"
         )
 
 
