@@ -43,6 +43,16 @@ def test_only_the_worker_catches_everything():
     assert [sentence for source in SOURCES for sentence in caught_too_widely(source)] == []
 
 
+def test_ruff_finds_nothing_to_mend():
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--output-format", "concise", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "All checks passed!\n")
+
+
 def test_every_layer_was_looked_at():
     layers = {source.layer for source in SOURCES}
     assert layers >= {"core", "diffusion", "training", "store", "services", "ui", "launch"}

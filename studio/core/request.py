@@ -42,7 +42,7 @@ class GenerationRequest:
     width: int = 128  # pixels, a multiple of 8
     height: int = 128  # pixels, a multiple of 8
     steps: int = 20  # denoising steps (num_inference_steps)
-    guidance_scale: float = 3.0  # w in eps_null + w (eps_c - eps_null); 1 or less skips the null pass
+    guidance_scale: float = 3.0  # w in eps_null + w (eps_c - eps_null); 1 or less: no null pass
     sampler: str = "DDIM"  # one of SAMPLERS
     eta: float = 0.0  # DDIM's stochasticity: 0 deterministic, 1 as DDPM
     seed: int = 0  # of the first picture; picture i uses seed + i
@@ -85,7 +85,8 @@ class GenerationRequest:
         if unknown:
             raise InvalidRequestError(
                 unknown[0][:40],
-                f"A request has no field '{unknown[0][:40]}'. Its fields are {', '.join(sorted(known))}.",
+                f"A request has no field '{unknown[0][:40]}'. "
+                f"Its fields are {', '.join(sorted(known))}.",
             )
         values = dict(values)
         adapters = values.pop("adapters", ())
