@@ -14,9 +14,9 @@ from studio.diffusion.model import LatentDiffusionModel
 
 # Live activations at the peak, in units of the largest feature map; measured on the CPU with the
 # shapes of the starter model and of Stable Diffusion 1.x, rounded up.
-_UNET_MAPS = 24
+_UNET_MAPS = 48
 _DECODER_MAPS = 6
-_FIXED_BYTES = 64 * 2**20  # buffers that do not grow with the picture
+_FIXED_BYTES = 128 * 2**20  # buffers that do not grow with the picture
 _SMALLER = (0.75, 0.5, 0.375, 0.25, 0.125)  # sizes to propose, as share of the wanted side
 
 

@@ -122,6 +122,9 @@ def _load_network(network: Any, component: Component, dtype: torch.dtype) -> Any
                 f"The weights of the {part} contain values that are not numbers ({key[:80]}); the "
                 "file is broken or its training diverged. Use another copy of the model."
             )
+        # Out of the mapped file: there it is unaligned, which changes the last bit of a sum, and
+        # a file that is replaced while it is mapped ends the process.
+        weight.data = weight.data.clone()
     return loaded
 
 
