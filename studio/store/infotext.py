@@ -92,9 +92,11 @@ def unquote(value: str) -> str:
     if len(value) < 2 or not (value.startswith('"') and value.endswith('"')):
         return value
     try:
-        return str(json.loads(value))
+        text = str(json.loads(value))
+        text.encode()  # half a surrogate pair is no text, and no file or page could hold it
     except (ValueError, RecursionError):
         return value
+    return text
 
 
 def parse_infotext(text: str) -> Infotext:

@@ -76,6 +76,8 @@ def request_from_infotext(infotext: Infotext) -> tuple[GenerationRequest, tuple[
     notices.append(note)
     negative, note = _text(infotext.negative_prompt, "negative prompt")
     notices.append(note)
+    seed, note = _seed(parameters)
+    notices.append(note)
     default = GenerationRequest()
     request = GenerationRequest(
         prompt=prompt,
@@ -86,7 +88,7 @@ def request_from_infotext(infotext: Infotext) -> tuple[GenerationRequest, tuple[
         guidance_scale=_clamp(parameters, "CFG scale", (0, 50), default.guidance_scale),
         sampler=sampler,
         eta=_clamp(parameters, "Eta", (0, 1), default.eta),
-        seed=_seed(parameters),
+        seed=seed,
     )
     return request, tuple(note for note in notices if note)
 
@@ -141,10 +143,12 @@ def _clamp(
     return default if math.isnan(value) else min(max(value, limits[0]), limits[1])
 
 
-def _seed(parameters: Mapping[str, str]) -> int:
-    text = parameters.get("Seed", "")[:20]
-    seed = int(text) if text.isascii() and text.isdigit() else 0
-    return min(seed, MAX_SEED)
+def _seed(parameters: Mapping[str, str]) -> tuple[int, str]:
+    text = parameters.get("Seed", "0")[:20]
+    seed = min(int(text), MAX_SEED) if text.isascii() and text.isdigit() else 0
+    if str(seed) == text:
+        return seed, ""
+    return seed, f"The seed {text or 'of that picture'} became {seed}; Easel draws 0 to {MAX_SEED}."
 
 
 def _text(text: str, name: str) -> tuple[str, str]:
