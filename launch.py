@@ -35,7 +35,6 @@ EXTRA_REQUIREMENTS = MappingProxyType(
     {"train": (TRAINING,), "test": (TRAINING, TESTS), "bench": (TRAINING, TESTS)}
 )
 SETTINGS_FLAGS = ("port", "auth", "database_url", "autolaunch", "device")
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class LaunchError(Exception):
@@ -160,7 +159,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
             "Easel never opens a tunnel to the internet, so --share is refused; "
             "on your own network use --listen with --auth user:password"
         )
-    if args.listen not in LOOPBACK and args.auth is None:
+    if args.listen not in ("127.0.0.1", "localhost", "::1") and args.auth is None:
         parser.error(
             "--listen lets other machines in, so it needs a password: add --auth user:password"
         )
@@ -411,6 +410,7 @@ def run_test(args: argparse.Namespace) -> int:
     from tests.chromium import install_chromium
 
     install_chromium(say)
+    (args.data_dir or ROOT).mkdir(parents=True, exist_ok=True)
     folder = [f"--basetemp={args.data_dir / 'tests'}"] if args.data_dir else []
     os.chdir(ROOT)
     return hand_over([sys.executable, "-m", "pytest", *folder, *args.rest])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -84,15 +85,16 @@ def measure(name: str) -> list[dict]:
 
 def machine() -> dict:
     """Return what the figures depend on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ask = ["git", "rev-parse", "HEAD"]
+    commit = ""  # a copy without git has none
+    if shutil.which("git"):
+        commit = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     packages = ("torch", "diffusers", "transformers", "gradio", "sqlalchemy")
     return {
         "system": platform.platform(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "packages": {name: version(name) for name in packages},
     }
 
