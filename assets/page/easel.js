@@ -1,0 +1,45 @@
+// The page's own script: it fills the places that the Python side left for it, once they are there.
+
+import "./bridge.js";
+import { tell } from "./dom.js";
+import { mountForm, mountUnderPrompt } from "./form.js";
+import { mountGallery } from "./gallery.js";
+import { mountKeys } from "./keys.js";
+import { mountCancel, mountHeader } from "./queue.js";
+import { mountStage } from "./stage.js";
+import { lookNow } from "./state.js";
+import { restoreTheme } from "./theme.js";
+
+const PLACES = [
+  ["#easel-header-right", mountHeader],
+  ["#easel-stage", mountStage],
+  ["#easel-under-prompt", mountUnderPrompt],
+  ["#easel-cancel", mountCancel],
+  ["#easel-gallery", mountGallery],
+  ["#easel-controls", mountForm],
+];
+const open = new Set(PLACES);
+
+// Gradio builds a tab when it is first opened, so the gallery's place comes late.
+function fill() {
+  for (const place of open) {
+    const [selector, mount] = place;
+    const root = document.querySelector(selector);
+    if (!root) continue;
+    open.delete(place);
+    mount(root);
+  }
+  const usable = [...open].every(([selector]) => selector === "#easel-gallery");
+  if (usable && !document.documentElement.classList.contains("easel-ready")) {
+    document.documentElement.classList.add("easel-ready");
+    tell("/easel/ready").catch(() => {}); // now the model may be loaded
+  }
+  if (open.size === 0) watcher.disconnect();
+}
+
+const watcher = new MutationObserver(fill);
+watcher.observe(document.documentElement, { childList: true, subtree: true });
+restoreTheme();
+mountKeys();
+fill();
+lookNow();

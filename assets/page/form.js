@@ -1,0 +1,121 @@
+// The form's side of things: saved as it is typed, hints on hover, sentences at the field.
+
+import { ask, clip, dialog, h, icon, sorry, toast } from "./dom.js";
+import { command, onOutcome, send } from "./bridge.js";
+import { lookNow, studio } from "./state.js";
+import { follow, onView } from "./stage.js";
+
+const PAUSE = 450; // milliseconds of rest before the form is saved
+let saving = null;
+
+export function mountForm(panel) {
+  for (const kind of ["input", "change", "click"]) panel.addEventListener(kind, () => rememberSoon(), true);
+  panel.addEventListener("input", (event) => clearProblem(event.target));
+  document.addEventListener("click", act);
+  window.addEventListener("pagehide", keepPrompt);
+  onOutcome(show);
+  markPanels();
+  panel.addEventListener("change", markPanels);
+}
+
+function rememberSoon() {
+  clearTimeout(saving);
+  saving = setTimeout(() => { saving = null; send("remember"); }, PAUSE);
+}
+
+// A page that closes before the pause is over still hands its two texts over.
+function keepPrompt() {
+  if (saving === null) return;
+  const [prompt, negative] = ["#easel-prompt textarea", "#easel-negative textarea"].map((q) => document.querySelector(q)?.value);
+  const body = JSON.stringify({ prompt: prompt ?? "", ...(negative === undefined ? {} : { negative_prompt: negative }) });
+  fetch("/easel/form", { method: "POST", body, keepalive: true, headers: { "Content-Type": "application/json" } });
+}
+
+function markPanels() {
+  const on = Boolean(document.querySelector("#easel-panels input")?.checked);
+  document.documentElement.classList.toggle("easel-panels-on", on);
+}
+
+function act(event) {
+  const what = event.target.closest?.("[data-act]")?.dataset.act;
+  if (what === "swap") command("swap");
+  else if (what === "dice") command("dice");
+  else if (what === "subjects") showSubjects();
+  else if (what === "recycle") {
+    const picture = onView();
+    if (picture) command("seed", { seed: picture.seed });
+    else toast("There is no picture yet whose seed could be taken.");
+  }
+}
+
+// ---------------------------------------------------------------- what the handlers answered
+
+function show(outcome) {
+  document.querySelectorAll(".easel-problem").forEach((line) => line.remove());
+  if (outcome.error) showProblem(outcome.error);
+  if (outcome.said) toast(outcome.said);
+  if ("size_note" in outcome) {
+    const note = document.querySelector("#easel-size-note");
+    if (note) { note.textContent = outcome.size_note; note.hidden = !outcome.size_note; }
+  }
+  if (outcome.tokens) showTokens(outcome.tokens);
+  if (outcome.model) showModel(outcome.model);
+  if (outcome.submitted) { follow(); lookNow(); }
+  setTimeout(markPanels, 50);
+}
+
+function showProblem({ field, sentence, details }) {
+  const place = document.querySelector(`.easel-field-${CSS.escape(field)}`);
+  if (!place) return toast(sentence, details ? { label: "Copy details", run: () => navigator.clipboard.writeText(details) } : null);
+  const folded = place.closest("#easel-more, #easel-negative");
+  const opener = folded?.querySelector("button.label-wrap");
+  if (opener && !opener.classList.contains("open")) opener.click();
+  place.after(h("p", { class: "easel-problem", role: "alert" }, sentence));
+  place.querySelector("input, textarea")?.focus();
+}
+
+function clearProblem(target) {
+  const block = target.closest("[class*=easel-field-]");
+  if (block?.nextElementSibling?.classList.contains("easel-problem")) block.nextElementSibling.remove();
+}
+
+function showModel({ name, title, pictured }) {
+  const place = document.querySelector("#easel-model-picture");
+  if (!place || place.dataset.name === name) return;
+  place.dataset.name = name;
+  place.replaceChildren(pictured ? h("img", { src: `/easel/model-picture?name=${encodeURIComponent(name)}`, alt: "" }) : title.slice(0, 1));
+}
+
+function showTokens({ used, limit, cut }) {
+  const line = document.querySelector("#easel-tokens");
+  if (!line) return;
+  line.textContent = used === null ? "" : `${used} of ${limit} tokens`;
+  line.classList.toggle("over", Boolean(cut));
+  line.title = cut ? `The model reads no further than ${limit} tokens; cut off: “${clip(cut, 200)}”` : "How much of the model's attention the prompt takes";
+}
+
+export function mountUnderPrompt(root) {
+  root.replaceChildren(
+    h("button", { type: "button", class: "easel-link", "data-act": "subjects" }, "What can it draw?"),
+    h("span", { id: "easel-tokens", class: "easel-quiet", "aria-live": "off" }));
+}
+
+// ---------------------------------------------------------------- what the model can draw
+
+async function showSubjects() {
+  const name = studio.state?.model.name || "";
+  let known;
+  try { known = await ask(`/easel/subjects?model=${encodeURIComponent(name)}`); } catch (error) { return sorry(error); }
+  const found = h("div", { class: "easel-subjects" });
+  const search = h("input", { type: "search", placeholder: "Search the subjects", "aria-label": "Search the subjects", oninput: fill });
+  const box = dialog("What can it draw?", h("p", { class: "easel-quiet" }, known.sentence), known.subjects.length ? search : null, found);
+  function fill() {
+    const wanted = search.value.trim().toLowerCase();
+    const matching = known.subjects.filter((subject) => subject.toLowerCase().includes(wanted));
+    found.replaceChildren(...matching.map((subject) => h("button", { type: "button", onclick: () => { command("subject", { subject }); toast(`“${subject}” is in the prompt.`); } }, subject)));
+    if (!matching.length && known.subjects.length) found.replaceChildren(h("p", { class: "easel-quiet" }, "No subject of that name; the model may draw it badly."));
+  }
+  fill();
+  search.focus();
+  return box;
+}

@@ -1,0 +1,201 @@
+// Every picture ever made, a page at a time as one scrolls; selection, bin, contact sheets.
+
+import { ask, button, clip, h, sorry, thumbnail } from "./dom.js";
+import { binAll, onPictureChange } from "./picture.js";
+import { onState } from "./state.js";
+import { openViewer } from "./viewer.js";
+
+const PAGE = 60;
+let parts = null;
+let pictures = [];
+let more = true;
+let turn = 0;
+let asking = false;
+let newest = null;
+let cursor = -1; // where the keyboard is
+const selected = new Map();
+const filter = { search: "", starred: false, deleted: false };
+
+export function mountGallery(root) {
+  const search = h("input", { type: "search", id: "easel-search", placeholder: "Search prompts", "aria-label": "Search prompts", oninput: () => later(() => { filter.search = search.value; reload(); }) });
+  const toggle = (name, text) => {
+    const box = h("button", { type: "button", class: "easel-chip", "aria-pressed": "false", onclick: () => { filter[name] = !filter[name]; box.setAttribute("aria-pressed", String(filter[name])); selected.clear(); reload(); } }, text);
+    return box;
+  };
+  parts = {
+    bar: h("div", { class: "easel-gallery-bar" }, search, toggle("starred", "★ Starred"), toggle("deleted", "Bin"), h("span", { class: "easel-gap" }), h("span", { id: "easel-count", class: "easel-quiet" })),
+    choice: h("div", { class: "easel-choice", hidden: true }),
+    grid: h("div", { class: "easel-grid", role: "listbox", "aria-multiselectable": "true", "aria-label": "Pictures" }),
+    end: h("div", { class: "easel-end" }),
+  };
+  root.replaceChildren(...Object.values(parts));
+  new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting)) loadMore(); }, { rootMargin: "600px" }).observe(parts.end);
+  onState((state) => {
+    if (state.newest === newest) return;
+    newest = state.newest;
+    if (pictures.length && !filter.deleted) freshen(); else reload();
+  });
+  onPictureChange(replace);
+}
+
+export const isShown = () => Boolean(parts?.grid.offsetParent);
+export const current = () => pictures[cursor] ?? null;
+
+let pause = null;
+function later(run) {
+  clearTimeout(pause);
+  pause = setTimeout(run, 180);
+}
+
+const query = (before) => new URLSearchParams({ limit: PAGE, search: filter.search, starred: filter.starred ? "1" : "", deleted: filter.deleted ? "1" : "", ...(before ? { before } : {}) });
+
+function reload() {
+  pictures = [];
+  more = true;
+  cursor = -1;
+  turn += 1; // answers to older questions are dropped
+  asking = false;
+  return loadMore(true);
+}
+
+async function loadMore(fresh = false) {
+  if (asking || !more || (!fresh && !pictures.length)) return;
+  const mine = turn;
+  asking = true;
+  try {
+    const page = await ask(`/easel/pictures?${query(pictures.at(-1)?.id)}`);
+    if (mine !== turn) return;
+    pictures.push(...page.pictures);
+    more = page.more;
+    showCount(page.total);
+    render(fresh);
+  } catch (error) { sorry(error); } finally {
+    if (mine === turn) asking = false;
+  }
+}
+
+function showCount(total) {
+  document.querySelector("#easel-count").textContent = `${total.toLocaleString()} ${total === 1 ? "picture" : "pictures"}`;
+}
+
+// New pictures come in at the top without disturbing where one is.
+async function freshen() {
+  const mine = turn;
+  try {
+    const page = await ask(`/easel/pictures?${query()}`);
+    if (mine !== turn) return;
+    const known = new Set(pictures.map((picture) => picture.id));
+    const fresh = page.pictures.filter((picture) => !known.has(picture.id));
+    pictures.unshift(...fresh);
+    if (cursor >= 0) cursor += fresh.length;
+    showCount(page.total);
+    render(true);
+  } catch (error) { sorry(error); }
+}
+
+function render(whole) {
+  if (whole) parts.grid.replaceChildren();
+  for (let at = parts.grid.childElementCount; at < pictures.length; at += 1) parts.grid.append(card(pictures[at]));
+  if (!pictures.length) parts.grid.replaceChildren(h("p", { class: "easel-quiet easel-empty" }, emptySentence()));
+  renderChoice();
+}
+
+function emptySentence() {
+  if (filter.search) return `No prompt here has “${filter.search}” in it.`;
+  if (filter.deleted) return "The bin is empty.";
+  if (filter.starred) return "No picture has a star yet; press S on one that you like.";
+  return "Every picture that you draw will stand here.";
+}
+
+function card(picture) {
+  const chosen = selected.has(picture.id);
+  return h("div", { class: `easel-card${chosen ? " selected" : ""}${picture.starred ? " starred" : ""}`, role: "option", "aria-selected": String(chosen), "data-picture": picture.id },
+    h("button", { type: "button", class: "easel-card-picture", title: clip(picture.prompt || "No prompt", 200), onclick: (event) => (event.ctrlKey || event.metaKey || event.shiftKey || selected.size ? toggleSelected(picture, event.shiftKey) : open(picture)) },
+      h("img", { src: thumbnail(picture), alt: clip(picture.prompt || "No prompt", 120), loading: "lazy", draggable: "false" })),
+    h("button", { type: "button", class: "easel-check", "aria-label": chosen ? "Take out of the selection" : "Select", title: "Select (Space)", onclick: (event) => toggleSelected(picture, event.shiftKey) }, button("", "check").firstChild),
+    h("span", { class: "easel-card-words" }, clip(picture.prompt || "No prompt", 80)));
+}
+
+function open(picture) {
+  cursor = pictures.findIndex((p) => p.id === picture.id);
+  openViewer(picture, pictures);
+}
+
+function toggleSelected(picture, range = false) {
+  const at = pictures.findIndex((p) => p.id === picture.id);
+  if (range && cursor >= 0) {
+    for (let i = Math.min(cursor, at); i <= Math.max(cursor, at); i += 1) selected.set(pictures[i].id, pictures[i]);
+  } else if (selected.has(picture.id)) selected.delete(picture.id);
+  else selected.set(picture.id, picture);
+  cursor = at;
+  for (const element of parts.grid.children) {
+    const on = selected.has(Number(element.dataset.picture));
+    element.classList.toggle("selected", on);
+    element.setAttribute("aria-selected", String(on));
+  }
+  renderChoice();
+}
+
+function renderChoice() {
+  parts.choice.hidden = selected.size === 0;
+  const chosen = [...selected.values()].sort((a, b) => a.id - b.id);
+  const sheet = (kind, text) => h("a", { class: "easel-icon", href: `/easel/contact-sheet.${kind}?ids=${chosen.map((p) => p.id).join(",")}`, download: "", title: `Numbered contact sheet as ${text}` }, button("", "sheet").firstChild, text);
+  parts.choice.replaceChildren(
+    h("strong", {}, `${selected.size} selected`),
+    sheet("png", "Contact sheet PNG"), sheet("pdf", "Contact sheet PDF"),
+    filter.deleted ? null : button("Put them into the bin (Del)", "bin", binSelected, { text: "To the bin" }),
+    button("Select nothing (Esc)", "close", clearSelection, { text: "Clear" }));
+}
+
+export function clearSelection() {
+  selected.clear();
+  toggleSelected({ id: -1 });
+  selected.delete(-1);
+  cursor = -1;
+  renderChoice();
+}
+
+export async function binSelected() {
+  const gone = [...selected.values()];
+  selected.clear();
+  await binAll(gone);
+  renderChoice();
+}
+
+export const hasSelection = () => selected.size > 0;
+
+export function moveCursor(places, rows = 0) {
+  if (!pictures.length) return;
+  const columns = getComputedStyle(parts.grid).gridTemplateColumns.split(" ").length;
+  cursor = Math.min(Math.max((cursor < 0 ? -Math.sign(places || rows) + 0 : cursor) + places + rows * columns, 0), pictures.length - 1);
+  const element = parts.grid.children[cursor];
+  element?.querySelector("button")?.focus();
+  element?.scrollIntoView({ block: "nearest" });
+}
+
+export function selectCurrent() {
+  if (current()) toggleSelected(current());
+}
+
+export function openCurrent() {
+  if (current()) open(current());
+}
+
+export function focusFrom(target) {
+  const id = Number(target.closest?.(".easel-card")?.dataset.picture);
+  if (id) cursor = pictures.findIndex((picture) => picture.id === id);
+}
+
+function replace(changed) {
+  const at = pictures.findIndex((picture) => picture.id === changed.id);
+  const belongs = Boolean(changed.deleted) === filter.deleted && (!filter.starred || changed.starred);
+  if (at >= 0 && belongs) {
+    pictures[at] = changed;
+    parts.grid.children[at]?.replaceWith(card(changed));
+  } else if (at >= 0) {
+    pictures.splice(at, 1);
+    selected.delete(changed.id);
+    parts.grid.children[at]?.remove();
+    if (!pictures.length) render(true);
+  } else if (belongs && isShown()) reload();
+}

@@ -1,0 +1,66 @@
+// One picture as large as the window, with its recipe; arrows go through the list it came from.
+
+import { button, full, h } from "./dom.js";
+import { onPictureChange, toolbar } from "./picture.js";
+
+let open = null; // {box, list, at}
+
+export function openViewer(picture, list = [picture]) {
+  if (open) open.box.close();
+  const box = h("dialog", { class: "easel-viewer", "aria-label": "Picture" });
+  box.addEventListener("close", () => { box.remove(); open = null; });
+  box.addEventListener("click", (event) => { if (event.target === box || event.target.classList.contains("easel-viewer-room")) box.close(); });
+  document.body.append(box);
+  open = { box, list: [...list], at: Math.max(0, list.findIndex((p) => p.id === picture.id)) };
+  show();
+  box.showModal();
+}
+
+export const viewed = () => (open ? open.list[open.at] : null);
+
+export function turn(step) {
+  if (!open) return;
+  const next = open.at + step;
+  if (next < 0 || next >= open.list.length) return;
+  open.at = next;
+  show();
+}
+
+function show() {
+  const picture = open.list[open.at];
+  const image = h("img", { src: full(picture), alt: picture.prompt || "Picture without a prompt", width: picture.width, height: picture.height,
+    style: { "--w": picture.width, "--h": picture.height } });
+  open.box.replaceChildren(
+    h("div", { class: "easel-viewer-room" }, image),
+    h("aside", {},
+      h("header", {},
+        button("The one before", "left", () => turn(-1), { disabled: open.at === 0 }),
+        button("The next one", "right", () => turn(1), { disabled: open.at === open.list.length - 1 }),
+        h("span", { class: "easel-gap" }),
+        button("Close (Esc)", "close", () => open.box.close())),
+      h("p", { class: "easel-viewer-prompt" }, picture.prompt || "No prompt"),
+      picture.negative_prompt ? h("p", { class: "easel-quiet" }, `Not: ${picture.negative_prompt}`) : null,
+      recipe(picture),
+      toolbar(picture)));
+}
+
+export function recipe(picture) {
+  const rows = [
+    ["Size", `${picture.width} × ${picture.height} px`],
+    ["Seed", picture.seed],
+    ["Steps", picture.steps],
+    ["Guidance", picture.guidance_scale],
+    ["Sampler", picture.sampler],
+    ["Model", picture.model],
+    ["Drawn", `${new Date(picture.created_at * 1000).toLocaleString()}, in ${picture.seconds.toFixed(1)} s`],
+  ];
+  return h("dl", { class: "easel-recipe" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
+}
+
+onPictureChange((changed) => {
+  if (!open) return;
+  const at = open.list.findIndex((p) => p.id === changed.id);
+  if (at < 0) return;
+  open.list[at] = changed;
+  if (at === open.at) show();
+});

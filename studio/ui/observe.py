@@ -1,0 +1,96 @@
+"""What the page is told about jobs and pictures, as plain JSON values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from studio.core.picture import Picture
+from studio.core.request import MAX_COUNT
+from studio.services.job_view import JobView
+from studio.services.studio import Studio
+
+PICTURE_RECIPE = (
+    "prompt", "negative_prompt", "steps", "guidance_scale", "sampler", "eta", "model",
+)  # fmt: skip
+
+
+def studio_state(studio: Studio) -> dict[str, Any]:
+    """Return all that the page shows of the running studio, and a `version` that names it."""
+    queue = studio.generation.queue()
+    latest = queue[0] if queue else studio.generation.latest()
+    model = studio.status.model()
+    newest = studio.gallery.page(limit=1)
+    state = {
+        "device": studio.status.device(),
+        "model": {"phase": model.phase, "name": model.model, "sentence": model.sentence},
+        "queue": [job_json(view) for view in queue],
+        "now": batch_json(studio, latest, queue) if latest else None,
+        "newest": newest[0].id if newest else 0,
+        "interrupted": [view.job.id for view in studio.generation.interrupted()],
+    }
+    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+    return state | {"version": digest}
+
+
+def batch_json(studio: Studio, view: JobView, queue: list[JobView]) -> dict[str, Any]:
+    """Return a job with the pictures of its batch, or of its whole set, as they are now.
+
+    Pictures that were binned since are left out; `count` is what there will be when all is drawn.
+    """
+    set_id = view.job.set_id
+    if set_id:
+        pictures = studio.gallery.panels(set_id)
+        waiting = [other for other in queue if other.job.set_id == set_id]
+    else:
+        page = studio.gallery.page(job_id=view.job.id, limit=MAX_COUNT)
+        pictures = sorted(page, key=lambda picture: picture.index)
+        waiting = [] if view.over else [view]
+    pending = sum(other.job.request.count - len(other.pictures) for other in waiting)
+    return job_json(view) | {
+        "pictures": [picture_json(picture) for picture in pictures],
+        "count": len(pictures) + max(pending, 0),
+    }
+
+
+def job_json(view: JobView) -> dict[str, Any]:
+    """Return one job; `preview` is an address that changes with every preview."""
+    request = view.job.request
+    preview = f"/easel/preview/{view.job.id}?v={view.version}" if view.preview else ""
+    return {
+        "id": view.job.id,
+        "state": view.state,
+        "label": view.job.label,
+        "prompt": request.prompt,
+        "width": request.width,
+        "height": request.height,
+        "count": request.count,
+        "position": view.position,
+        "step": view.step,
+        "steps": view.steps,
+        "seconds_left": view.seconds_left,
+        "doing": view.doing,
+        "preview": preview,
+        "notices": list(view.notices),
+        "error": view.error,
+        "details": view.details,
+    }
+
+
+def picture_json(picture: Picture) -> dict[str, Any]:
+    """Return one picture with its recipe and what its artist thinks of it. No path goes out."""
+    return {
+        "id": picture.id,
+        "job": picture.job_id,
+        "seed": picture.seed,
+        "width": picture.width,
+        "height": picture.height,
+        "seconds": picture.seconds,
+        "created_at": picture.created_at,
+        "sha256": picture.sha256,
+        "starred": picture.starred,
+        "rating": picture.rating,
+        "deleted": picture.deleted_at is not None,
+        **{name: getattr(picture.request, name) for name in PICTURE_RECIPE},
+    }
