@@ -4,7 +4,7 @@
 
 Standard library only. Outside `.venv` it makes `.venv` and starts itself again inside; inside it
 installs what the command needs, which takes milliseconds when nothing changed, and runs it.
-Exit codes: 0 done, 1 failed, 2 refused (a bad request), 3 a studio already owns the data folder.
+Exit codes: 0 done, 1 failed, 2 refused, 3 a studio already owns the data folder, 130 stopped.
 """
 
 from __future__ import annotations
@@ -493,7 +493,7 @@ def main(argv: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         say("Stopped.")
-        return 0 if args.command == "ui" else 130
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """`launch.py` as its users meet it: real processes, real environments, a package index on disk."""
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +10,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -20,8 +18,8 @@ import pytest
 
 import launch
 from studio.core.settings import Settings
-from studio.services import doctor
-from studio.services.ownership import device_lock, hold_training, own_studio, owner_of
+from studio.services.ownership import device_lock, own_studio, owner_of
+from studio.store.check import find_database_fault
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP_THAT_FAILS = {"PIP_RETRIES": "no number"}  # any run of pip ends with an error
@@ -163,6 +161,33 @@ def test_a_machine_without_network_is_told_so(checkout, offline_pip):
     failed = start("--exit", folder=checkout, **{**offline_pip, **closed})
     assert failed.returncode == 1
     assert "connect this machine to the network" in failed.stderr
+
+
+def test_a_signal_ends_an_installation_together_with_pip(checkout, offline_pip):
+    (checkout / "requirements.txt").write_text("brush==3.0\n")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # an index that never answers
+        silent.settimeout(60)
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        installing = subprocess.Popen(
+            [sys.executable, str(checkout / "launch.py"), "--exit"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **offline_pip, "PIP_INDEX_URL": index},
+        )
+        try:
+            connection, _ = silent.accept()
+            installing.send_signal(signal.SIGTERM)
+            _, errors = installing.communicate(timeout=60)
+            connection.settimeout(60)
+            while connection.recv(4096):  # pip's request, then the end of pip
+                pass
+            connection.close()
+        finally:
+            installing.kill()
+            installing.wait()
+    assert installing.returncode == 130
+    assert errors.endswith("Stopped.\n")
+    assert "Traceback" not in errors
 
 
 def test_the_torch_index_replaces_the_torch_that_is_there_and_is_kept(
@@ -371,7 +396,7 @@ def test_a_signal_ends_the_studio_cleanly(tmp_path, ending):
     assert errors.startswith(f"Port {port} is taken; Easel uses ")
     assert len(errors.splitlines()) == 1
     assert owner_of(tmp_path) is None
-    assert doctor.find_database_fault(tmp_path / "easel.sqlite3") == ""
+    assert find_database_fault(tmp_path / "easel.sqlite3") == ""
 
 
 def test_a_killed_studio_leaves_its_folder_to_the_next(tmp_path):
@@ -415,69 +440,10 @@ def test_a_command_waits_for_the_device_and_says_for_whom(tmp_path):
     assert "width" in errors
 
 
-def test_a_training_waits_for_the_device_but_does_not_keep_it(tmp_path):
-    said = []
-    lock = device_lock(tmp_path)
-    assert lock.acquire("generate")
-    later = threading.Timer(0.3, lock.release)
-    later.start()
-    with hold_training(tmp_path, "train unet", said.append):
-        assert not lock.held  # it began only when the drawing was over
-        assert device_lock(tmp_path).holder() is None
-    later.join()
-    assert len(said) == 1
-    assert "'generate'" in said[0]
-
-
-def test_a_second_training_in_a_folder_waits_for_the_first(tmp_path):
-    said = []
-    first = contextlib.ExitStack()
-    first.enter_context(hold_training(tmp_path, "train unet", said.append))
-    later = threading.Timer(0.3, first.close)
-    later.start()
-    with hold_training(tmp_path, "train clip", said.append):
-        pass
-    later.join()
-    assert len(said) == 1
-    assert "'train unet'" in said[0]
-
-
-# Doctor ---------------------------------------------------------------------------------------
-
-
-def test_doctor_names_what_is_wrong_and_how_to_mend_it(tmp_path):
-    (tmp_path / "easel.sqlite3").write_bytes(b"SQLite format 3\0" + b"broken" * 400)
-    models = tmp_path / "models"
-    (models / "half-copied").mkdir(parents=True)
-    done = start(
-        "doctor", "--json", "--skip-install", "--data-dir", tmp_path, "--models-dir", models
-    )
+def test_doctor_ends_with_1_when_something_is_wrong_and_prints_json(tmp_path):
+    folders = ["--data-dir", tmp_path, "--models-dir", tmp_path / "models"]
+    (tmp_path / "models" / "half-copied").mkdir(parents=True)
+    done = start("doctor", "--json", "--skip-install", *folders)
     assert done.returncode == 1
-    wrong = {f["subject"]: f for f in json.loads(done.stdout) if f["wrong"]}
-    assert wrong.keys() >= {"Database", "Model half-copied"}
-    assert "backups" in wrong["Database"]["remedy"]
-    assert all(finding["remedy"] for finding in wrong.values())
-
-
-def test_doctor_changes_nothing(tmp_path):
-    data_dir = tmp_path / "not-there"
-    start("doctor", "--skip-install", "--data-dir", data_dir, "--models-dir", tmp_path / "none")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_doctor_closes_with_how_many_things_are_to_mend(settings):
-    findings = doctor.examine(settings)
-    wrong = sum(finding.wrong for finding in findings)
-    closing = doctor.as_text(findings).splitlines()[-1]
-    assert closing == (
-        "All is well." if not wrong else f"{wrong} thing{'s' * (wrong > 1)} to mend."
-    )
-    subjects = {finding.subject for finding in findings}
-    assert subjects >= {"System", "Packages", "Device", "Memory", "Disk", "Database"}
-
-
-def test_doctor_points_an_unused_gpu_to_the_torch_index(tmp_path):
-    (tmp_path / "0000:01:00.0").mkdir()
-    [finding] = doctor._unused_gpu(tmp_path)
-    assert finding.wrong
-    assert "--torch-index" in finding.remedy
+    wrong = [finding["subject"] for finding in json.loads(done.stdout) if finding["wrong"]]
+    assert "Model half-copied" in wrong
