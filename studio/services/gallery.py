@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from studio.core.picture import Picture
-from studio.store.contact_sheet import Panel, contact_sheet_pdf, contact_sheet_png
 from studio.store.pictures import PictureStore
 
 MAX_PAGE = 200  # pictures a page
@@ -89,15 +86,3 @@ class Gallery:
     def thumbnail(self, picture: Picture) -> Path:
         """Return where a picture's 256-pixel WebP is, making it again if it was lost."""
         return self._pictures.thumbnail(picture)
-
-    def contact_sheet(
-        self, picture_ids: Sequence[int], form: Literal["png", "pdf"], *, title: str = ""
-    ) -> bytes:
-        """Return a numbered sheet of the pictures in the order given, as the bytes of a file.
-
-        Raises NotFoundError when one of them, or all, are not there.
-        """
-        pictures = [self._pictures.get(picture_id) for picture_id in picture_ids]
-        panels = [Panel(self._pictures.file(each), each.request.prompt) for each in pictures]
-        draw = contact_sheet_pdf if form == "pdf" else contact_sheet_png
-        return draw(panels, title)

@@ -80,17 +80,7 @@ class Generation:
         Raises ModelError when its model is not there or broken, DiskFullError when its pictures
         would not fit, InvalidRequestError when it cannot be drawn.
         """
-        if request.source:
-            raise InvalidRequestError(
-                "source", "Drawing from a picture comes with the next tab; draw from text for now."
-            )
-        entry = self._shelf.entry(request.model)
-        if entry.problem:
-            raise ModelError(entry.problem)
-        check_disk(request, shutil.disk_usage(self._data_dir).free)
-        request = request.with_changes(model_hash=self._shelf.hash_of(entry))
-        job = self._jobs.submit(request, key=key, label=label, set_id=set_id, panel=panel)
-        self._enqueue(job)
+        job = self._submit(request, key=key, label=label, set_id=set_id, panel=panel)
         self._renumber()
         return job
 
@@ -107,7 +97,7 @@ class Generation:
         requests = panel_requests(lines, request, seed_policy)
         identity = panel_set_id(key)
         jobs = tuple(
-            self.submit(
+            self._submit(
                 panel,
                 key=f"{key}/{number}",
                 label=f"{name}, panel {number} of {len(requests)}",
@@ -116,6 +106,7 @@ class Generation:
             )
             for number, panel in enumerate(requests, start=1)
         )
+        self._renumber()
         return PanelSet(identity, name, jobs)
 
     def cancel(self, job_id: str) -> None:
@@ -176,6 +167,23 @@ class Generation:
         drawn = (job for job in self._jobs.recent(MAX_COUNT) if job.kind == KIND)
         last = next(drawn, None)
         return self.view(last.id) if last else None
+
+    def _submit(
+        self, request: GenerationRequest, *, key: str, label: str, set_id: str, panel: int
+    ) -> Job:
+        """Check, store and queue a job; the caller renumbers."""
+        if request.source:
+            raise InvalidRequestError(
+                "source", "Drawing from a picture comes with the next tab; draw from text for now."
+            )
+        entry = self._shelf.entry(request.model)
+        if entry.problem:
+            raise ModelError(entry.problem)
+        check_disk(request, shutil.disk_usage(self._data_dir).free)
+        request = request.with_changes(model_hash=self._shelf.hash_of(entry))
+        job = self._jobs.submit(request, key=key, label=label, set_id=set_id, panel=panel)
+        self._enqueue(job)
+        return job
 
     def _enqueue(self, job: Job) -> None:
         """Give a queued job to the worker, once."""
@@ -253,6 +261,8 @@ class Generation:
         )
 
     def _stored_view(self, job: Job) -> JobView:
+        if job.picture_count == 0:
+            return JobView(job, state=job.state, error=job.error)
         pictures = self._pictures.page(job_id=job.id, limit=MAX_COUNT)
         in_order = tuple(sorted(pictures, key=lambda picture: picture.index))
         return JobView(job, state=job.state, pictures=in_order, error=job.error)

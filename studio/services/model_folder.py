@@ -70,15 +70,6 @@ def read_entry(folder: Path, name: str) -> ModelEntry:
         return replace(plain, problem=_unreadable(plain.title, error))
 
 
-def missing_starter(folder: Path) -> ModelEntry:
-    """Describe the starter model while it is not there; its subject list may be."""
-    problem = (
-        "The starter model is not in assets/starter. Get the complete repository again, "
-        "or train it with 'python launch.py train'."
-    )
-    return replace(read_entry(folder, STARTER), problem=problem)
-
-
 def single_file(path: Path) -> ModelEntry:
     """Describe a checkpoint in one file: listed, with what to do about it."""
     problem = (

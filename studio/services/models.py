@@ -10,7 +10,7 @@ import gc
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
@@ -23,17 +23,22 @@ from studio.services.model_folder import (
     STARTER,
     ModelEntry,
     fingerprint,
-    missing_starter,
     read_entry,
     single_file,
 )
 from studio.store.files import atomic_write
 
 if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
     from studio.diffusion.model import LatentDiffusionModel
 
 HASHES = "model-hashes.json"  # in the data folder: fingerprint and hash by model folder
 GIBIBYTE = 2**30
+NO_STARTER = (
+    "The starter model is not in assets/starter. Get the complete repository again, "
+    "or train it with 'python launch.py train'."
+)
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,10 @@ class ModelShelf:
 
     def entries(self) -> list[ModelEntry]:
         """List all models, the starter first; broken ones carry a `problem`. Reads no weights."""
-        starter = (STARTER_MODEL / "model_index.json").is_file()
-        first = self._look(STARTER_MODEL, STARTER) if starter else missing_starter(STARTER_MODEL)
-        return [first, *self._own_entries()]
+        starter = self._look(STARTER_MODEL, STARTER)
+        if not (STARTER_MODEL / "model_index.json").is_file():
+            starter = replace(starter, problem=NO_STARTER)
+        return [starter, *self._own_entries()]
 
     def entry(self, name: str) -> ModelEntry:
         """Return the model of that name. Raises ModelError when there is none."""
@@ -142,11 +148,19 @@ class ModelShelf:
         self._loaded = None
         _free_memory()
 
+    def new_tokenizer(self, name: str) -> CLIPTokenizer:
+        """Read another tokenizer of a model, for counting on other threads than the worker's."""
+        from transformers import CLIPTokenizer
+
+        folder = self.entry(name).folder / "tokenizer"
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
     def warm_up(self, name: str) -> Iterator[Event]:
         """Load a model as a background job, so that the first picture need not wait for it."""
-        yield ModelLoading(name)
-        self.load(name)
-        self.measure_device()
+        if self._loaded is None:  # else somebody has drawn already, and with a model of their own
+            yield ModelLoading(name)
+            self.load(name)
+            self.measure_device()
 
     def measure_device(self) -> None:
         """Ask torch what the device is and how full it is. Worker's thread only."""

@@ -277,16 +277,17 @@ def test_closing_interrupts_what_runs_and_the_queue_survives(
 
 
 MURDERED = """
-import sys
+import signal, sys
 from pathlib import Path
 from studio.core.request import GenerationRequest
 from studio.core.settings import Settings
 from studio.services.studio import open_studio
 
+signal.alarm(240)  # a test that hangs must fail
 data, models = Path(sys.argv[1]), Path(sys.argv[2])
 studio = open_studio(Settings(data_dir=data, models_dir=models, device="cpu"))
 request = GenerationRequest(
-    prompt="cat", width=64, height=64, steps=20, count=24, seed=3, model="tiny"
+    prompt="cat", width=64, height=64, steps=10, count=16, seed=3, model="tiny"
 )
 job = studio.generation.submit(request, key="k")
 waiting = studio.generation.submit(request.with_changes(count=1, steps=2), key="next")
@@ -294,6 +295,7 @@ version = 0
 while True:
     view = studio.generation.wait(job.id, version, 60)
     version = view.version
+    assert view.pictures or not view.over, view
     if view.pictures:
         print(job.id, waiting.id, flush=True)
         sys.stdin.read()
@@ -328,7 +330,7 @@ def test_after_kill_9_the_job_is_interrupted_and_resubmitting_draws_only_the_res
     studio.close()
     assert view.state == "done"
     assert view.pictures[: len(kept)] == kept
-    assert [picture.seed for picture in view.pictures] == list(range(3, 27))
+    assert [picture.seed for picture in view.pictures] == list(range(3, 19))
 
 
 def test_an_interrupted_job_can_be_dismissed(
@@ -384,11 +386,6 @@ def test_panels_become_one_named_set_in_order(
         ("blue castle, pencil sketch", 8),
         ("cat, pencil sketch", 9),
     ]
-    sheet = Image.open(
-        io.BytesIO(studio.gallery.contact_sheet([p.id for p in pictures], "png", title="Opening"))
-    )
-    assert sheet.format == "PNG"
-    assert studio.gallery.contact_sheet([pictures[0].id], "pdf").startswith(b"%PDF")
 
 
 def test_panels_of_several_pictures_share_no_seed_when_they_increment() -> None:
