@@ -1,0 +1,89 @@
+"""`python launch.py train STAGE`: runs one stage of the recipe and says how it goes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from studio.core.errors import EaselError
+from studio.core.events import Event, StageArtifact, StageProgress
+from studio.core.settings import Settings
+from studio.training import autoencoder, corpus
+from studio.training.loop import LoopConfig
+
+STAGES = ("corpus", "autoencoder", "clip", "unet", "judge")
+
+
+def train(args: argparse.Namespace, settings: Settings) -> int:
+    """Run `args.stage` (one of STAGES, or 'all'); return the exit status.
+
+    `args.rest` holds the stage's own flags. 0 when finished, 1 with a sentence on standard error
+    when the stage cannot go on, 2 for a flag that is not one, 130 when interrupted (the run goes on
+    from its last checkpoint when the same command is given again).
+    """
+    options = _parser().parse_args(args.rest or [])
+    torch.set_num_threads(os.cpu_count() or 1)
+    folder = settings.training_dir
+    stages = STAGES if args.stage == "all" else (args.stage,)
+    try:
+        for stage in stages:
+            for event in RUN[stage](folder, options):
+                _say(event)
+    except EaselError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="launch.py train STAGE", allow_abbrev=False)
+    parser.add_argument("--steps", type=int, help="optimisation steps in all")
+    parser.add_argument("--batch-size", type=int, help="pictures a step")
+    parser.add_argument("--learning-rate", type=float, help="peak learning rate")
+    return parser
+
+
+def _with_flags(config: object, options: argparse.Namespace) -> object:
+    loop: LoopConfig = config.loop  # type: ignore[attr-defined]
+    if options.steps:
+        loop = replace(loop, steps=options.steps)
+    if options.learning_rate:
+        loop = replace(loop, learning_rate=options.learning_rate)
+    changes: dict[str, object] = {"loop": loop}
+    if options.batch_size:
+        changes["batch_size"] = options.batch_size
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def _corpus(folder: Path, _options: argparse.Namespace) -> Iterator[Event]:
+    return corpus.build(folder / "corpus", corpus.CorpusConfig())
+
+
+def _autoencoder(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
+    config = _with_flags(autoencoder.AutoencoderConfig(), options)
+    return autoencoder.train(corpus.load(folder / "corpus"), config, folder / "autoencoder")
+
+
+RUN: dict[str, Callable[[Path, argparse.Namespace], Iterator[Event]]] = {
+    "corpus": _corpus,
+    "autoencoder": _autoencoder,
+}
+
+
+def _say(event: Event) -> None:
+    if isinstance(event, StageArtifact):
+        print(f"wrote {event.path}", flush=True)
+    if not isinstance(event, StageProgress):
+        return
+    left = "" if event.seconds_left is None else f"  {event.seconds_left / 60:.1f} min left"
+    figures = "  ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
+    print(f"{event.stage} {event.step}/{event.steps}{left}  {figures}", flush=True)

