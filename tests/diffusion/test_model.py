@@ -19,7 +19,6 @@ from studio.core.errors import ModelError
 from studio.core.settings import REPOSITORY
 from studio.diffusion.device import choose_device, choose_dtype, is_out_of_memory
 from studio.diffusion.model import hash_model, load_model
-from studio.diffusion.model_files import open_model_folder
 from studio.diffusion.safetensors_header import MAX_HEADER_BYTES, check_safetensors
 from tests.diffusion.tiny_model import build_tiny_model
 
