@@ -124,7 +124,7 @@ def make_parser() -> Parser:
     ):
         generate.add_argument(f"--{flag}", type=kind, metavar=flag.upper(), help=words)
     train = commands.add_parser("train", help="the training recipe", parents=[common])
-    stages = ("corpus", "autoencoder", "clip", "unet", "all", "judge")
+    stages = ("corpus", "autoencoder", "clip", "unet", "starter", "all", "judge")
     train.add_argument("stage", choices=stages, help="which stage; further flags go to it")
     commands.add_parser("test", help="run the tests; takes pytest's flags", parents=[common])
     bench = commands.add_parser("bench", help="measure speed and quality", parents=[common])

@@ -20,6 +20,7 @@ import launch
 from studio.core.settings import Settings
 from studio.services.ownership import device_lock, own_studio, owner_of
 from studio.store.check import find_database_fault
+from studio.training.command_line import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP_THAT_FAILS = {"PIP_RETRIES": "no number"}  # any run of pip ends with an error
@@ -346,6 +347,11 @@ def test_every_command_takes_the_folders_before_or_after_its_name(command, tmp_p
 def test_paths_are_absolute_before_the_page_changes_its_folder():
     args = launch.parse(["generate", "--output", "out", "--json-request", "r.json"])
     assert (args.output, args.json_request) == (Path.cwd() / "out", Path.cwd() / "r.json")
+
+
+def test_every_stage_of_the_recipe_can_be_started():
+    for stage in (*STAGES, "all"):
+        assert launch.parse(["train", stage]).stage == stage
 
 
 def test_what_a_stage_or_pytest_takes_is_passed_through_in_order():
