@@ -66,6 +66,7 @@ def make_app(studio: Studio) -> FastAPI:
         path="/",
         server_name=settings.host,
         server_port=settings.port,
+        app_kwargs={"openapi_url": None},
         footer_links=[],
         run_history=False,
         allowed_paths=[],
