@@ -40,7 +40,7 @@ class AutoencoderConfig:
     colour_weight: float = 2.0  # of the term on 8 x 8 means
     drawn_share: float = 0.6  # of a batch from the subjects and styles that the model draws
     bf16: bool = True  # autocast; measured twice as fast as fp32 on CPUs with avx512_bf16
-    loop: LoopConfig = LoopConfig(steps=2700, learning_rate=1e-3, checkpoint_every=200)
+    loop: LoopConfig = LoopConfig(steps=3300, learning_rate=1e-3, checkpoint_every=200)
 
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 from studio.core.errors import EaselError
 from studio.core.events import Event, StageArtifact, StageProgress
-from studio.core.settings import Settings
-from studio.training import autoencoder, corpus
+from studio.core.settings import STARTER_MODEL, Settings
+from studio.training import autoencoder, clip, corpus, judge, pretrain, starter
 from studio.training.loop import LoopConfig
 
-STAGES = ("corpus", "autoencoder", "clip", "unet", "judge")
+STAGES = ("corpus", "autoencoder", "clip", "unet", "starter", "judge")
 
 
 def train(args: argparse.Namespace, settings: Settings) -> int:
@@ -36,10 +37,10 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
             for event in RUN[stage](folder, options):
                 _say(event)
     except EaselError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.stderr.write("Stopped. The same command goes on from the last checkpoint.\n")
         return 130
     return 0
 
@@ -48,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launch.py train STAGE", allow_abbrev=False)
     parser.add_argument("--steps", type=int, help="optimisation steps in all")
     parser.add_argument("--batch-size", type=int, help="pictures a step")
+    parser.add_argument(
+        "--model", help="starter: the folder to write (default: the training folder's own); "
+        "judge: the folder to judge (default: the shipped starter model)",
+    )
     parser.add_argument("--learning-rate", type=float, help="peak learning rate")
     return parser
 
@@ -73,17 +78,50 @@ def _autoencoder(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
     return autoencoder.train(corpus.load(folder / "corpus"), config, folder / "autoencoder")
 
 
-RUN: dict[str, Callable[[Path, argparse.Namespace], Iterator[Event]]] = {
-    "corpus": _corpus,
-    "autoencoder": _autoencoder,
-}
+def _clip(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
+    config = _with_flags(clip.ClipConfig(), options)
+    return clip.train(corpus.load(folder / "corpus"), config, folder / "clip")
+
+
+def _unet(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
+    config = _with_flags(pretrain.UnetConfig(), options)
+    return pretrain.train(corpus.load(folder / "corpus"), config, folder)
+
+
+def _starter(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
+    target = Path(options.model) if options.model else folder / "starter"
+    return starter.assemble(corpus.load(folder / "corpus"), pretrain.UnetConfig(), folder, target)
+
+
+def _judge(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
+    model = Path(options.model) if options.model else STARTER_MODEL
+    loaded = corpus.load(folder / "corpus")
+    return judge.judge(loaded, model, judge.JudgeConfig(), folder / "judge")
+
+
+Stage = Callable[[Path, argparse.Namespace], Iterator[Event]]
+RUN: Mapping[str, Stage] = MappingProxyType(
+    {
+        "corpus": _corpus,
+        "autoencoder": _autoencoder,
+        "clip": _clip,
+        "unet": _unet,
+        "starter": _starter,
+        "judge": _judge,
+    }
+)
 
 
 def _say(event: Event) -> None:
     if isinstance(event, StageArtifact):
-        print(f"wrote {event.path}", flush=True)
+        _write(f"wrote {event.path}")
     if not isinstance(event, StageProgress):
         return
     left = "" if event.seconds_left is None else f"  {event.seconds_left / 60:.1f} min left"
     figures = "  ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
-    print(f"{event.stage} {event.step}/{event.steps}{left}  {figures}", flush=True)
+    _write(f"{event.stage} {event.step}/{event.steps}{left}  {figures}")
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

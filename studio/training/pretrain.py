@@ -1,4 +1,4 @@
-"""Stage 4, the U-Net: learn to tell the noise from the picture (Ho et al. 2020, Rombach et al. 2022).
+"""Stage 4, the U-Net: learn to tell noise from picture (Ho et al. 2020, Rombach et al. 2022).
 
 For a picture's latents x_0, noise eps and a random timestep t:
 
@@ -67,7 +67,7 @@ class UnetConfig:
     layers_per_block: int = 1
     heads: int = 4  # of the attention
     text_width: int = 256  # of the text encoder's hidden states
-    batch_size: int = 32
+    batch_size: int = 16
     prediction_type: str = "v_prediction"  # or 'epsilon'
     snr_cap: float = 5.0  # truncates the weight SNR + 1 of the x_0 error; infinity: plain MSE of v
     caption_dropout: float = 0.1  # share of captions left empty
@@ -75,7 +75,7 @@ class UnetConfig:
     sketch_share: float = 0.16  # of the pictures drawn from the pencil sketches
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=3000, learning_rate=6e-4, ema_decay=0.999, checkpoint_every=250
+            steps=4000, learning_rate=6e-4, ema_decay=0.999, checkpoint_every=500
         )
     )
 
@@ -106,7 +106,9 @@ def build_unet(config: UnetConfig) -> UNet2DConditionModel:
     )
 
 
-def noise_prediction_loss(noise_pred: Tensor, noise: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+def noise_prediction_loss(
+    noise_pred: Tensor, noise: Tensor, weight: Tensor | float = 1.0
+) -> Tensor:
     """L = E w ||eps - eps_theta||^2 over (B, C, h, w); w (B, 1, 1, 1), 1 in Ho et al. 2020."""
     return (weight * (noise - noise_pred).square()).mean()
 
@@ -288,7 +290,7 @@ def _sample_sheet(
 
 
 def scheduler_settings(prediction_type: str) -> dict[str, object]:
-    """Settings of the DDIM scheduler that the model is trained for, as stock pipelines read them."""
+    """Settings of the DDIM scheduler that the model is trained for, in diffusers' names."""
     return {
         "num_train_timesteps": TIMESTEPS,
         "beta_schedule": "squaredcos_cap_v2",
