@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
-from studio.core.request import GenerationRequest
+from studio.diffusion.denoise import SchedulerTransition, denoise
+from studio.diffusion.latents import decode, initial_latents, picture_generators, to_uint8
 from studio.diffusion.model import load_model
-from studio.diffusion.sampler import Drawn, sample
+from studio.diffusion.samplers import make_scheduler
+from studio.diffusion.text import encode_prompts
 from studio.training.corpus import Corpus, starter_subjects
 from studio.training.sources import STYLES
 
@@ -168,23 +170,24 @@ def _real_rates(bank: Bank, style: str, subjects: Sequence[str]) -> dict[str, fl
 
 
 def draw(model_folder: Path, prompts: Sequence[str], config: JudgeConfig) -> list[np.ndarray]:
-    """Draw each prompt once at the model's native size, with the same seed."""
+    """Draw each prompt once at the model's native size, all from the same seed.
+
+    The studio's own loop, with several prompts in a batch: (H, W, 3) uint8 each.
+    """
     model = load_model(model_folder, "judged")
-    width, height = model.native_size
-    drawn = []
-    for prompt in prompts:
-        request = GenerationRequest(
-            prompt=prompt,
-            width=width,
-            height=height,
-            steps=config.steps,
-            guidance_scale=config.guidance_scale,
-            sampler=config.sampler,
-            seed=config.seed,
-        )
-        for event in sample(model, request, preview_every=float("inf")):
-            if isinstance(event, Drawn):
-                drawn.append(np.asarray(event.image.convert("RGB")))
+    shape = model.latent_shape(*model.native_size)
+    null = encode_prompts(model, [""])
+    drawn: list[np.ndarray] = []
+    for i in range(0, len(prompts), config.batch):
+        batch = prompts[i : i + config.batch]
+        generators = picture_generators([config.seed] * len(batch))
+        scheduler = make_scheduler(config.sampler, model.scheduler_config, config.steps)
+        transition = SchedulerTransition(scheduler, generators)
+        embeds = torch.cat([null.expand(len(batch), -1, -1), encode_prompts(model, batch)])
+        latents = transition.begin(initial_latents(generators, shape))
+        for step in denoise(model.unet, latents, embeds, transition, config.guidance_scale):
+            latents = step.latents
+        drawn.extend(to_uint8(decode(model.vae, latents)))
     return drawn
 
 
