@@ -14,6 +14,7 @@ import torch
 
 from studio.core.errors import EaselError
 from studio.core.events import Event, StageArtifact, StageProgress
+from studio.core.request import SAMPLERS
 from studio.core.settings import STARTER_MODEL, Settings
 from studio.training import autoencoder, clip, corpus, judge, pretrain, starter
 from studio.training.loop import LoopConfig
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         "--model", help="starter: the folder to write (default: the training folder's own); "
         "judge: the folder to judge (default: the shipped starter model)",
     )
+    parser.add_argument("--sampler", choices=SAMPLERS, default="DDIM", help="judge: draw with it")
+    parser.add_argument("--style", action="append", help="judge: only this style (may be repeated)")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate")
     return parser
 
@@ -95,8 +98,11 @@ def _starter(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
 
 def _judge(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
     model = Path(options.model) if options.model else STARTER_MODEL
-    loaded = corpus.load(folder / "corpus")
-    return judge.judge(loaded, model, judge.JudgeConfig(), folder / "judge")
+    config = judge.JudgeConfig(sampler=options.sampler)
+    if options.style:
+        config = replace(config, styles=tuple(options.style))
+    target = folder / "judge" / options.sampler.replace(" ", "-")
+    return judge.judge(corpus.load(folder / "corpus"), model, config, target)
 
 
 Stage = Callable[[Path, argparse.Namespace], Iterator[Event]]

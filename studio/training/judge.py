@@ -28,7 +28,7 @@ from studio.diffusion.model import load_model
 from studio.diffusion.samplers import make_scheduler
 from studio.diffusion.text import encode_prompts
 from studio.training.corpus import Corpus, starter_subjects
-from studio.training.sources import STYLES
+from studio.training.sources import SKETCH, STYLES
 
 SIZE = 160  # pixels the judge sees
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -39,7 +39,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class JudgeConfig:
     """What is drawn for the judge: one picture a subject and style."""
 
-    styles: tuple[str, ...] = ("3d render", "flat illustration")
+    styles: tuple[str, ...] = (STYLES[0].words, STYLES[1].words)
     steps: int = 20
     guidance_scale: float = 3.0
     sampler: str = "DDIM"
@@ -56,8 +56,13 @@ class Bank:
     styles: tuple[str, ...]
 
     def without_style(self, style: str) -> Bank:
-        """The bank of the other styles."""
-        keep = [i for i, s in enumerate(self.styles) if s != style]
+        """The bank of the other styles, without what was derived from this one.
+
+        Pencil sketches are made from the 3-D renders: they serve no style as witnesses, and the
+        renders do not serve them.
+        """
+        out = {style, SKETCH} | ({STYLES[0].words} if style == SKETCH else set())
+        keep = [i for i, s in enumerate(self.styles) if s not in out]
         return Bank(
             self.features[keep],
             tuple(self.subjects[i] for i in keep),
@@ -100,14 +105,10 @@ def _resize(picture: np.ndarray) -> np.ndarray:
 
 
 def build_bank(network: nn.Module, corpus: Corpus) -> Bank:
-    """Features of every real picture in the four package styles (the derived sketch left out)."""
-    styles = tuple(s.words for s in STYLES)
-    rows = [i for i, e in enumerate(corpus.entries) if e.style in styles]
-    found = features(network, [np.asarray(corpus.pictures[i]) for i in rows])
+    """Features of every real picture of the corpus."""
+    found = features(network, corpus.pictures)
     return Bank(
-        found,
-        tuple(corpus.entries[i].subject for i in rows),
-        tuple(corpus.entries[i].style for i in rows),
+        found, tuple(e.subject for e in corpus.entries), tuple(e.style for e in corpus.entries)
     )
 
 
