@@ -1,0 +1,154 @@
+"""What an artist does, in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from playwright.sync_api import Page, expect
+
+from tests.ui.served import Served
+
+Visit = Callable[[], Page]
+LOADED = 200_000  # milliseconds: the first drawing of a run imports torch, slowly on a busy machine
+HOSTILE = "<img src=x onerror=alert(1)>"
+expect.set_options(timeout=60_000)
+
+
+def prompt(page: Page):
+    return page.get_by_label("Prompt", exact=True)
+
+
+def set_form(page: Page, words: str, steps: int = 2, count: int = 1) -> None:
+    prompt(page).fill(words)
+    page.get_by_label("Pictures", exact=True).fill(str(count))
+    if not page.get_by_label("number input for Steps (num_inference_steps)").is_visible():
+        page.get_by_role("button", name="More").click()
+    page.get_by_label("number input for Steps (num_inference_steps)").fill(str(steps))
+    page.keyboard.press("Tab")
+
+
+def draw(page: Page, words: str, **numbers: int) -> None:
+    """Fill the form, press Ctrl+Enter and wait until nothing is left to draw."""
+    set_form(page, words, **numbers)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("html")).to_have_class(re.compile("easel-busy"))
+    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"), timeout=LOADED)
+
+
+def test_first_picture(visit: Visit, studio: Served):
+    page = visit()
+    expect(page.get_by_role("heading", name="What shall we draw?")).to_be_visible()
+    draw(page, "red apple", count=2)
+    expect(page.locator(".easel-frame img")).to_have_attribute("src", re.compile("/easel/picture/"))
+    expect(page.locator(".easel-strip .easel-tile")).to_have_count(2)
+    expect(page.locator(".easel-history .easel-tile")).to_have_count(2)
+    shown = page.locator(".easel-frame").bounding_box()
+    assert round(shown["width"]) == 4 * 64  # small pictures grow four times
+    assert page.evaluate("Object.keys(localStorage).length") == 0  # S10
+
+
+def test_cancel_keeps_what_is_finished(visit: Visit, studio: Served):
+    page = visit()
+    set_form(page, "a long drawing", steps=100, count=64)
+    page.keyboard.press("Control+Enter")
+    cancel = page.locator("#easel-cancel-button")
+    expect(cancel).to_contain_text("step")
+    expect(page).to_have_title(re.compile(r"\d+ % · Easel"))
+    cancel.click()
+    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"))
+    expect(page).to_have_title("Easel")
+    assert studio.ask("/easel/state").json()["now"]["state"] == "cancelled"
+
+
+def test_a_reloaded_page_finds_its_drawing_and_its_form(visit: Visit):
+    page = visit()
+    set_form(page, "a drawing that goes on", steps=100, count=16)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#easel-cancel-button")).to_contain_text("step")
+    page.reload()
+    expect(page.locator("#easel-cancel-button")).to_contain_text("step")
+    expect(page.locator(".easel-caption")).to_contain_text("a drawing that goes on")
+    expect(prompt(page)).to_have_value("a drawing that goes on")
+    expect(page.get_by_label("Pictures", exact=True)).to_have_value("16")
+    page.locator("#easel-cancel-button").click()
+    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"))
+
+
+def test_typed_words_survive_a_reload(visit: Visit):
+    page = visit()
+    prompt(page).fill("typed and never drawn")
+    page.reload()
+    expect(prompt(page)).to_have_value("typed and never drawn")
+
+
+def test_the_gallery_searches_stars_bins_and_brings_back(visit: Visit):
+    page = visit()
+    draw(page, "unicorn at dusk")
+    page.get_by_role("tab", name="Gallery").click()
+    page.get_by_label("Search prompts").fill("unicorn")
+    cards = page.locator(".easel-card")
+    expect(cards).to_have_count(1)
+    cards.locator(".easel-card-picture").click()
+    page.keyboard.press("s")
+    expect(page.locator(".easel-viewer .easel-icon.starred")).to_be_visible()
+    page.keyboard.press("4")
+    expect(page.get_by_role("button", name="Rate 4 of 5")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Escape")
+    expect(page.locator(".easel-card.starred")).to_have_count(1)
+    cards.locator(".easel-card-picture").focus()
+    page.keyboard.press("Delete")
+    expect(cards).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(cards).to_have_count(1)
+
+
+def test_a_selection_becomes_a_numbered_sheet(visit: Visit):
+    page = visit()
+    draw(page, "sheet of two", count=2)
+    page.get_by_role("tab", name="Gallery").click()
+    page.get_by_label("Search prompts").fill("sheet of two")
+    expect(page.locator(".easel-card")).to_have_count(2)
+    for card in page.locator(".easel-card").all():
+        card.hover()
+        card.get_by_role("button", name="Select").click()
+    for kind, magic in (("PNG", b"\x89PNG"), ("PDF", b"%PDF")):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=f"Contact sheet {kind}").click()
+        assert download.value.path().read_bytes().startswith(magic)
+
+
+def test_dark_mode_is_remembered(visit: Visit):
+    page = visit()
+    page.get_by_role("button", name="Light or dark").click()
+    expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
+    page.reload()
+    expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 16, 16)"
+
+
+def test_a_hostile_prompt_is_only_text(visit: Visit):
+    page = visit()
+    draw(page, HOSTILE)
+    expect(page.locator(".easel-caption")).to_contain_text(HOSTILE)
+    page.get_by_role("tab", name="Gallery").click()
+    expect(page.locator(".easel-card-words").first).to_contain_text("<img src=x")
+    page.locator(".easel-card-picture").first.click()
+    expect(page.locator(".easel-viewer-prompt")).to_have_text(HOSTILE)
+    assert page.locator("img[src='x']").count() == 0
+
+
+def test_a_wrong_size_is_said_at_its_field(visit: Visit):
+    page = visit()
+    page.get_by_label("Width", exact=True).fill("65")
+    page.keyboard.press("Control+Enter")
+    problem = page.locator(".easel-field-width + .easel-problem")
+    expect(problem).to_have_text("A width of 65 is not a multiple of 8; try 64 or 72.")
+    page.get_by_label("Width", exact=True).fill("64")
+    expect(problem).to_have_count(0)
+
+
+def test_question_mark_shows_the_keys(visit: Visit):
+    page = visit()
+    page.locator("body").press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_contain_text("Ctrl + Enter")
