@@ -151,7 +151,7 @@ def train_tokenizer(corpus: Corpus, config: ClipConfig, folder: Path) -> CLIPTok
 
 
 def train(corpus: Corpus, config: ClipConfig, folder: Path) -> Iterator[Event]:
-    """Train both towers on the whole corpus; save them as `text_encoder` and `image_encoder`."""
+    """Train both towers on the whole corpus; save `text_with_projection`, `image_encoder`."""
     torch.manual_seed(config.loop.seed)
     tokenizer = train_tokenizer(corpus, config, folder)
     pair = ClipPair(config, len(tokenizer), tokenizer.eos_token_id)

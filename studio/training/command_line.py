@@ -33,6 +33,8 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
     torch.set_num_threads(os.cpu_count() or 1)
     folder = settings.training_dir
     stages = STAGES if args.stage == "all" else (args.stage,)
+    if args.stage == "all" and not options.model:
+        options.model = str(folder / "starter")  # written, then judged
     try:
         for stage in stages:
             for event in RUN[stage](folder, options):

@@ -3,7 +3,7 @@
     model_index.json    StableDiffusionPipeline
     unet/ vae/ text_encoder/ tokenizer/ scheduler/ image_encoder/ feature_extractor/
     easel.json          what the studio shows: sizes, styles, the latent-to-RGB preview map
-    subjects.txt        what it can draw (fixed before training, not written here)
+    subjects.txt        what it can draw, as it was fixed before training
 
 `StableDiffusionPipeline.from_pretrained` draws with it as it stands. Traps that are met here:
 `config.json` of the text encoder says `"dtype": "float32"`, or transformers 5 leaves it in half
@@ -68,7 +68,9 @@ def assemble(corpus: Corpus, config: UnetConfig, folders: Path, target: Path) ->
         "styles": list(DRAWN_STYLES),
     }
     _write_json(target / "easel.json", about)
-    rows = corpus.rows(frozenset(starter_subjects()), DRAWN_STYLES)[::6]
+    subjects = starter_subjects()
+    (target / "subjects.txt").write_text("\n".join(subjects) + "\n", encoding="utf-8")
+    rows = corpus.rows(frozenset(subjects), DRAWN_STYLES)[::6]
     pictures = np.asarray(corpus.pictures[rows])
     write_latent_rgb(target, fit_latent_rgb(encode(vae, pictures), to_tensor(pictures)))
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
