@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -279,15 +280,17 @@ class DrawingHandlers:
         return values
 
 
-_COMMANDS = {
-    "reuse": DrawingHandlers._reuse,
-    "vary": DrawingHandlers._vary,
-    "sample": DrawingHandlers._sample,
-    "subject": DrawingHandlers._subject,
-    "swap": DrawingHandlers._swap,
-    "dice": DrawingHandlers._dice,
-    "seed": DrawingHandlers._keep,
-}
+_COMMANDS = MappingProxyType(
+    {
+        "reuse": DrawingHandlers._reuse,
+        "vary": DrawingHandlers._vary,
+        "sample": DrawingHandlers._sample,
+        "subject": DrawingHandlers._subject,
+        "swap": DrawingHandlers._swap,
+        "dice": DrawingHandlers._dice,
+        "seed": DrawingHandlers._keep,
+    }
+)
 
 
 def _whole(detail: Mapping[str, Any], name: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -29,8 +30,8 @@ SAMPLES = ASSETS / "samples"  # samples.json and the pictures that it names
 MODEL_PICTURES = ("thumbnail.png", "thumbnail.webp", "thumbnail.jpg")  # in a model's folder
 FORM = "txt2img"  # name under which the form of the first tab is kept
 MAX_SHEET = 500  # pictures on a contact sheet
-FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-FRESH = {"Cache-Control": "no-store"}
+FOREVER = MappingProxyType({"Cache-Control": "private, max-age=31536000, immutable"})
+FRESH = MappingProxyType({"Cache-Control": "no-store"})
 
 
 class Star(BaseModel):
@@ -102,7 +103,7 @@ def picture_routes(studio: Studio) -> APIRouter:
         if recipe:
             return FileResponse(gallery.file(found), 200, FOREVER, "image/png", filename=name)
         headers = {"Content-Disposition": f'attachment; filename="{name}"'} if name else {}
-        return Response(without_recipe(gallery, found), 200, headers | FOREVER, "image/png")
+        return Response(without_recipe(gallery, found), 200, headers | dict(FOREVER), "image/png")
 
     @router.get("/thumbnail/{picture_id}")
     def thumbnail(picture_id: int) -> FileResponse:
@@ -116,7 +117,7 @@ def picture_routes(studio: Studio) -> APIRouter:
         made = contact_sheet(gallery, _ids(ids), kind)
         headers = {"Content-Disposition": f'attachment; filename="contact-sheet.{kind}"'}
         media = "application/pdf" if kind == "pdf" else "image/png"
-        return Response(made, 200, headers | FRESH, media)
+        return Response(made, 200, headers | dict(FRESH), media)
 
     return router
 
