@@ -1,8 +1,9 @@
 """Stage 2, the autoencoder: 128 x 128 x 3 pictures to 16 x 16 x 4 latents and back.
 
 Factor f = 8 and 4 channels as in Stable Diffusion (Rombach et al. 2022, section 3.1): 48 numbers
-of a picture become one. Loss: L1 + squared error + L1 of the finite differences (edges) + L1 of 8 x 8 means
-(colours), plus the Kullback-Leibler divergence of the latents to N(0, 1) with a small weight.
+of a picture become one. Loss: L1 + squared error + L1 of the finite differences (edges) + L1 of
+8 x 8 means (colours), plus the Kullback-Leibler divergence of the latents to N(0, 1) with a small
+weight.
 
 After training the latents are brought to zero mean and unit variance per channel by folding the
 affine map into the 1 x 1 convolutions on both sides, so `scaling_factor` is 1 and stock pipelines
@@ -12,7 +13,7 @@ need to know nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,9 @@ class AutoencoderConfig:
     colour_weight: float = 2.0  # of the term on 8 x 8 means
     drawn_share: float = 0.6  # of a batch from the subjects and styles that the model draws
     bf16: bool = True  # autocast; measured twice as fast as fp32 on CPUs with avx512_bf16
-    loop: LoopConfig = LoopConfig(steps=3300, learning_rate=1e-3, checkpoint_every=200)
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=3300, learning_rate=1e-3, checkpoint_every=200)
+    )
 
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
@@ -59,7 +62,7 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
 
 
 def compression(picture: tuple[int, ...], latents: tuple[int, ...]) -> float:
-    """How many numbers of a picture one number of its latents stands for: 48 in Stable Diffusion."""
+    """How many numbers of a picture one number of its latents stands for; 48 as in SD."""
     return float(np.prod(picture) / np.prod(latents))
 
 
@@ -92,12 +95,11 @@ def train(corpus: Corpus, config: AutoencoderConfig, folder: Path) -> Iterator[E
     drawn = corpus.rows(frozenset(starter_subjects()), DRAWN_STYLES)
     everything = np.arange(len(corpus.entries))
     in_batch = round(config.drawn_share * config.batch_size)
+    others = config.batch_size - in_batch
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         choose = step_generator(config.loop.seed, step)
-        rows = np.concatenate(
-            [choose.choice(drawn, in_batch), choose.choice(everything, config.batch_size - in_batch)]
-        )
+        rows = np.concatenate([choose.choice(drawn, in_batch), choose.choice(everything, others)])
         pictures = to_tensor(corpus.pictures[np.sort(rows)])
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
             posterior = vae.encode(pictures).latent_dist
@@ -113,12 +115,12 @@ def train(corpus: Corpus, config: AutoencoderConfig, folder: Path) -> Iterator[E
     for event in optimize("autoencoder", vae, loss_at, config.loop, folder):
         yield event
         if isinstance(event, StageArtifact):
-            yield StageArtifact("autoencoder", str(reconstruction_sheet(vae, corpus, drawn, folder)))
-    shape = (1, 3, 128, 128)
-    latents = encode(vae, corpus.pictures[drawn[:256]])
-    fold_normalisation(vae, encode(vae, corpus.pictures[drawn]))
+            sheet = reconstruction_sheet(vae, corpus, drawn, folder)
+            yield StageArtifact("autoencoder", str(sheet))
+    latents = encode(vae, corpus.pictures[drawn])
+    fold_normalisation(vae, latents)
     vae.save_pretrained(folder / "vae")
-    ratio = compression(shape[1:], tuple(latents.shape[1:]))
+    ratio = compression(corpus.pictures.shape[1:], tuple(latents.shape[1:]))
     figures = {"compression": ratio, "psnr": psnr(vae, corpus, drawn[:: max(len(drawn) // 96, 1)])}
     yield StageProgress("autoencoder", config.loop.steps, config.loop.steps, 0.0, figures)
 

@@ -1,8 +1,8 @@
-"""Checkpoints that survive a kill: written beside, synced, renamed, then pointed at.
+"""Checkpoints that survive a kill: written beside, synced, then renamed.
 
     <stage>/checkpoint-00001200/
         weights.safetensors, ema.safetensors, optimizer.safetensors
-        state.json          step, config, plan
+        state.json          step, config
         MANIFEST.json       SHA-256 of every file
 
 `latest` verifies the sums and falls back to the checkpoint before when the last is damaged.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -42,7 +43,8 @@ def save(
 ) -> Path:
     """Write a checkpoint in one piece or not at all; return its folder.
 
-    Raises `DiskFullError` when the disk is full; the checkpoints before it are untouched.
+    Raises `DiskFullError` when the disk is full or cannot be written to; the checkpoints before it
+    are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"checkpoint-{step:08d}"
@@ -62,11 +64,12 @@ def save(
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps the system's errors
         shutil.rmtree(partial, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
         raise DiskFullError(
-            f"The checkpoint at step {step} could not be written ({error.strerror}). Free some "
-            "disk space and run the same command again; it goes on from the checkpoint before."
+            f"The checkpoint at step {step} could not be written ({reason}). Free some disk space "
+            "and run the same command again; it goes on from the checkpoint before."
         ) from error
     _prune(folder)
     return final
@@ -117,12 +120,13 @@ def _is_whole(path: Path) -> bool:
     try:
         sums = json.loads(manifest.read_text(encoding="utf-8"))
         return bool(sums) and all(_sha256(path / name) == s for name, s in sums.items())
-    except (ValueError, OSError):
+    except (ValueError, AttributeError, OSError):  # not JSON, not an object, a file is missing
         return False
 
 
 def _prune(folder: Path) -> None:
-    for path in _folders(folder)[:-KEEP]:
+    abandoned = folder.glob("checkpoint-????????.tmp")  # a killed run was writing them
+    for path in (*_folders(folder)[:-KEEP], *abandoned):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -143,4 +147,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +53,10 @@ class ClipConfig:
     picture_size: int = 128  # pixels the vision tower sees
     batch_size: int = 96  # pairs; each is every other's negative
     temperature: float = 14.0  # initial logit scale, 1 / 0.07
-    loop: LoopConfig = LoopConfig(
-        steps=360, learning_rate=8e-4, weight_decay=0.05, checkpoint_every=180
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=360, learning_rate=8e-4, weight_decay=0.05, checkpoint_every=180
+        )
     )
 
 
@@ -194,7 +196,8 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str], *, trim: bool = Fals
 @torch.inference_mode()
 def retrieval(pair: ClipPair, tokenizer: CLIPTokenizer, corpus: Corpus) -> dict[str, float]:
     """Share of 1,000 corpus pictures that their caption finds first and in the first five."""
-    rows = np.linspace(0, len(corpus.entries) - 1, 1000).astype(int)
+    count = len(corpus.entries)
+    rows = np.linspace(0, count - 1, min(count, 1000)).astype(int)
     captions = [f"{corpus.entries[r].subject}, {corpus.entries[r].style}" for r in rows]
     logits = pair(
         tokenize(tokenizer, captions, trim=True), normalise(np.asarray(corpus.pictures[rows]))

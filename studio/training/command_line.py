@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,11 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
     except EaselError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write("The disk is full. Free some space and run the same command again.\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. The same command goes on from the last checkpoint.\n")
         return 130
@@ -50,16 +56,28 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launch.py train STAGE", allow_abbrev=False)
-    parser.add_argument("--steps", type=int, help="optimisation steps in all")
-    parser.add_argument("--batch-size", type=int, help="pictures a step")
+    parser.add_argument("--steps", type=_count, help="optimisation steps in all")
+    parser.add_argument("--batch-size", type=_count, help="pictures a step")
     parser.add_argument(
         "--model", help="starter: the folder to write (default: the training folder's own); "
         "judge: the folder to judge (default: the shipped starter model)",
     )
     parser.add_argument("--sampler", choices=SAMPLERS, default="DDIM", help="judge: draw with it")
     parser.add_argument("--style", action="append", help="judge: only this style (may be repeated)")
-    parser.add_argument("--learning-rate", type=float, help="peak learning rate")
+    parser.add_argument("--learning-rate", type=_rate, help="peak learning rate")
     return parser
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
 
 
 def _with_flags(config: object, options: argparse.Namespace) -> object:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -29,7 +30,7 @@ from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.core.settings import STARTER_MODEL
 from studio.training import sources
-from studio.training.sources import SKETCH, STYLES, Subject
+from studio.training.sources import PACKAGES, SKETCH, STYLES, Package, Subject
 
 MARGIN = 4  # pixels of white around a picture at 128
 
@@ -77,17 +78,21 @@ def starter_subjects() -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def build(folder: Path, config: CorpusConfig) -> Iterator[Event]:
-    """Build the corpus in `folder`, or find it finished.
+def build(
+    folder: Path, config: CorpusConfig, pinned: tuple[Package, ...] = PACKAGES
+) -> Iterator[Event]:
+    """Build the corpus in `folder`, or find it finished and whole.
 
     Yields `StageProgress` as pictures are rasterised and a `StageArtifact` for the sample sheet.
-    Raises `TrainingError` when a package cannot be had.
+    Raises `TrainingError` when a package cannot be had. `pinned` are other editions of the same
+    packages.
     """
-    if _is_finished(folder, config):
+    recipe = _recipe_hash(config, pinned)
+    if _manifest(folder).get("recipe") == recipe and _is_whole(folder):
         yield StageProgress("corpus", 1, 1, 0.0, {"pictures": float(len(_read_index(folder)))})
         return
     packages = folder / "packages"
-    for _ in sources.fetch_packages(packages):
+    for _ in sources.fetch_packages(packages, pinned):
         yield StageProgress("corpus", 0, 1, None)
     subjects = sources.read_subjects(packages)
     icons = {s.words: sources.read_icons(packages, s.package) for s in STYLES[1:]}
@@ -102,7 +107,7 @@ def build(folder: Path, config: CorpusConfig) -> Iterator[Event]:
         if number % 20 == 0 or number == len(subjects):
             metrics = {"pictures": float(len(pictures))}
             yield StageProgress("corpus", number, len(subjects), left, metrics)
-    _commit(folder, np.stack(pictures), entries, config)
+    _commit(folder, np.stack(pictures), entries, recipe)
     yield StageArtifact("corpus", str(_sample_sheet(folder)))
 
 
@@ -110,21 +115,19 @@ def load(folder: Path) -> Corpus:
     """Open a finished corpus. Raises `TrainingError` when it is missing or damaged."""
     if not (folder / "MANIFEST.json").exists():
         raise TrainingError("There is no corpus yet. Run `python launch.py train corpus` first.")
-    pictures = np.load(folder / "pictures.npy", mmap_mode="r")
-    entries = tuple(_read_index(folder))
-    if len(entries) != len(pictures):
+    if not _is_whole(folder):
         raise TrainingError(
-            f"The corpus in {folder} is damaged. Delete that folder and run "
-            "`python launch.py train corpus` again."
+            f"The corpus in {folder} is damaged. Run `python launch.py train corpus` again; it "
+            "makes it anew from the packages that are already there."
         )
-    return Corpus(pictures, entries)
+    return Corpus(np.load(folder / "pictures.npy", mmap_mode="r"), tuple(_read_index(folder)))
 
 
 def _draw_styles(
     packages: Path, icons: dict[str, dict[str, str]], subject: Subject, config: CorpusConfig
 ) -> Iterator[tuple[str, Image.Image, str]]:
     """Yield (style words, RGB picture, licence) for every style that has the subject."""
-    licence = {p.name: p.licence for p in sources.PACKAGES}
+    licence = {p.name: p.licence for p in PACKAGES}
     render = sources.render_file(packages, subject)
     if render is not None:
         with Image.open(render) as opened:
@@ -175,29 +178,41 @@ def pencil_sketch(picture: Image.Image, size: int) -> Image.Image:
     return drawn.convert("RGB")
 
 
-def _recipe_hash(config: CorpusConfig) -> str:
-    recipe = {"config": asdict(config), "packages": [asdict(p) for p in sources.PACKAGES]}
+def _recipe_hash(config: CorpusConfig, pinned: tuple[Package, ...]) -> str:
+    recipe = {"config": asdict(config), "packages": [asdict(p) for p in pinned]}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def _is_finished(folder: Path, config: CorpusConfig) -> bool:
-    manifest = folder / "MANIFEST.json"
-    if not manifest.exists():
-        return False
-    return json.loads(manifest.read_text(encoding="utf-8"))["recipe"] == _recipe_hash(config)
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest; empty when there is none or it is damaged."""
+    try:
+        found = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def _commit(
-    folder: Path, pictures: np.ndarray, entries: list[Entry], config: CorpusConfig
-) -> None:
+def _is_whole(folder: Path) -> bool:
+    """Compare both files with the sums in the manifest; 0.3 s for 340 MB."""
+    sums = _manifest(folder).get("files", {})
+    return bool(sums) and all(_sha256(folder / name) == found for name, found in sums.items())
+
+
+def _sha256(path: Path) -> str:
+    """Return the sum of a file, '' when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _commit(folder: Path, pictures: np.ndarray, entries: list[Entry], recipe: str) -> None:
     np.save(folder / "pictures.npy", pictures)
     lines = [json.dumps(asdict(e), ensure_ascii=False) for e in entries]
     (folder / "index.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sums = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in ("pictures.npy", "index.jsonl")
-    }
-    manifest = {"recipe": _recipe_hash(config), "files": sums, "pictures": len(entries)}
+    sums = {name: _sha256(folder / name) for name in ("pictures.npy", "index.jsonl")}
+    manifest = {"recipe": recipe, "files": sums, "pictures": len(entries)}
     (folder / "MANIFEST.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 

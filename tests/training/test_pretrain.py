@@ -1,0 +1,184 @@
+"""The U-Net's stage: its loss against the papers and diffusers, its batches, its frames."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import mse_loss
+
+from studio.core.errors import TrainingError
+from studio.training import pretrain
+from studio.training.pretrain import (
+    FRAMES,
+    TIMESTEPS,
+    Cache,
+    Frame,
+    UnetConfig,
+    draw_batch,
+    frame_picture,
+    noise_loss_weight,
+    noise_prediction_loss,
+    stratified_timesteps,
+)
+from tests.training.synthetic import make_corpus
+
+INFINITE = math.inf
+PLACES = tuple(place for frame in FRAMES for _, place in frame.places)
+
+
+def normal(seed: int) -> torch.Tensor:
+    return torch.randn((4, 4, 8, 8), generator=torch.Generator().manual_seed(seed)).double()
+
+
+@pytest.fixture
+def scheduler() -> DDIMScheduler:
+    return DDIMScheduler(**pretrain.scheduler_settings("v_prediction"))
+
+
+@pytest.mark.parametrize("t", [0, 10, 500, 900, 999])
+def test_the_weighted_noise_error_is_the_squared_error_of_v(scheduler, t):
+    x_0, noise, v_pred = normal(0), normal(1), normal(2)
+    timesteps = torch.full((4,), t)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    alpha = scheduler.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
+    x_t = scheduler.add_noise(x_0, noise, timesteps)
+    noise_pred = (1 - alpha).sqrt() * x_t + alpha.sqrt() * v_pred
+    loss = noise_prediction_loss(
+        noise_pred, noise, noise_loss_weight(alpha, "v_prediction", INFINITE)
+    )
+    expected = mse_loss(v_pred, scheduler.get_velocity(x_0, noise, timesteps))
+    torch.testing.assert_close(loss, expected)
+
+
+@settings(deadline=None)
+@given(alpha=st.floats(1e-6, 1 - 1e-6), cap=st.floats(1, 50))
+def test_the_cap_limits_the_weight_of_the_picture_error(alpha, cap):
+    abar = torch.tensor(alpha, dtype=torch.float64)
+    snr = alpha / (1 - alpha)  # the squared noise error is SNR times the squared picture error
+    weight = noise_loss_weight(abar, "v_prediction", cap).item()
+    assert weight * snr == pytest.approx(min(snr + 1, cap))
+
+
+def test_with_epsilon_the_loss_is_the_simple_one_of_ho_et_al(scheduler):
+    weight = noise_loss_weight(scheduler.alphas_cumprod, "epsilon", 5.0)
+    assert weight.shape == (1000,) and weight.eq(1).all()
+    noise, noise_pred = normal(1), normal(2)
+    torch.testing.assert_close(
+        noise_prediction_loss(noise_pred, noise, weight[:4].reshape(4, 1, 1, 1)),
+        mse_loss(noise_pred, noise),
+    )
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_network_that_knows_the_noise_has_no_loss(prediction_type, scheduler):
+    """The whole step: a network that is told picture and noise must come out at zero."""
+    cache, config = small_cache(), UnetConfig(prediction_type=prediction_type, batch_size=8)
+    alphas = scheduler.alphas_cumprod
+    latents, _ = draw_batch(cache, config, 3)
+
+    class Knowing(torch.nn.Module):
+        def forward(self, noisy, t, features):
+            alpha = alphas[t].reshape(-1, 1, 1, 1)
+            noise = (noisy - alpha.sqrt() * latents) / (1 - alpha).sqrt()
+            v = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+            found = noise if prediction_type == "epsilon" else v
+            return type("Output", (), {"sample": found})
+
+    loss, metrics = pretrain.step_loss(Knowing(), cache, config, alphas, 3)
+    assert loss.item() < 1e-3
+    assert metrics["noise_mse"] < 1e-3
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_timesteps_come_one_from_each_slice_and_in_any_order(seed):
+    t = stratified_timesteps(20, np.random.default_rng(seed))
+    assert t.dtype == torch.int64
+    assert sorted((t // 50).tolist()) == list(range(20))
+
+
+def test_timesteps_are_uniform_and_shuffled():
+    choose = np.random.default_rng(0)
+    draws = torch.stack([stratified_timesteps(16, choose) for _ in range(1000)]).double()
+    assert draws.min() == 0 and draws.max() == TIMESTEPS - 1
+    assert (draws.mean(dim=0) - 499.5).abs().max() < 40  # each place of the batch, 4 sigma
+
+
+def small_cache(rows: int = 5, captions: int = 4) -> Cache:
+    """Latents that hold their item's number, and features that hold their caption's."""
+    latents, numbers, first = [], [], 1
+    for frame in FRAMES:
+        items = rows * len(frame.places)
+        size = (frame.height // 8, frame.width // 8)
+        values = torch.arange(first, first + items).float()
+        latents.append(values.reshape(-1, 1, 1, 1).expand(-1, 4, *size))
+        number = torch.arange(first, first + items)
+        numbers.append(number[:, None].expand(-1, captions))
+        first += items
+    features = torch.arange(first).float().reshape(-1, 1, 1).expand(-1, 77, 2)
+    return Cache(tuple(latents), tuple(numbers), features, np.full(rows, 1 / rows))
+
+
+def batches(config: UnetConfig, count: int = 150):
+    cache = small_cache()
+    return [draw_batch(cache, config, step) for step in range(count)]
+
+
+def test_a_picture_and_its_caption_stay_together_in_every_frame():
+    config = UnetConfig(caption_dropout=0.0, batch_size=4)
+    shapes = set()
+    for latents, features in batches(config):
+        assert torch.equal(latents[:, 0, 0, 0], features[:, 0, 0])
+        shapes.add(tuple(latents.shape[2:]))
+    assert shapes == {(f.height // 8, f.width // 8) for f in FRAMES}
+
+
+def test_one_caption_in_ten_is_left_empty():
+    dropped = torch.cat([f[:, 0, 0] == 0 for _, f in batches(UnetConfig(batch_size=32))])
+    assert 0.08 < dropped.double().mean() < 0.12  # 4,800 draws: five sigma are 0.022
+    always = UnetConfig(caption_dropout=1.0, batch_size=4)
+    assert all(features.eq(0).all() for _, features in batches(always, 5))
+
+
+def test_a_batch_is_a_function_of_its_step_and_the_seed():
+    cache, config = small_cache(), UnetConfig(batch_size=8)
+    first, again, other = (draw_batch(cache, config, step)[1] for step in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_frames_shares_are_shares():
+    assert sum(frame.share for frame in FRAMES) == pytest.approx(1)
+    assert all(frame.width % 8 == frame.height % 8 == 0 for frame in FRAMES)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("width", "height"), [(176, 96), (96, 176)])
+def test_a_picture_stands_at_its_place_in_the_frame(place, width, height):
+    black = np.zeros((128, 128, 3), np.uint8)
+    framed = frame_picture(black, Frame(width, height, 1.0), place)
+    assert framed.shape == (height, width, 3)
+    start = round(80 * place)
+    expected = np.full((height, width, 3), 255, np.uint8)
+    if width > height:
+        expected[:, start : start + 96] = 0
+    else:
+        expected[start : start + 96] = 0
+    assert np.array_equal(framed, expected)
+
+
+def test_a_picture_in_its_own_frame_is_not_touched():
+    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    assert frame_picture(picture, Frame(128, 128, 1.0), 0.5) is picture
+
+
+def test_the_unet_without_the_stages_before_is_a_sentence(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", size=16)
+    with pytest.raises(TrainingError, match=r"autoencoder stage first. Run `python launch.py"):
+        next(pretrain.train(corpus, UnetConfig(), tmp_path))
