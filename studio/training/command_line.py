@@ -31,7 +31,7 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
     from its last checkpoint when the same command is given again).
     """
     options = _parser().parse_args(args.rest or [])
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     folder = settings.training_dir
     stages = STAGES if args.stage == "all" else (args.stage,)
     if args.stage == "all" and not options.model:

@@ -1,0 +1,111 @@
+"""`launch.py train STAGE`: every ending is an exit status and a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+import launch
+from studio.training import command_line
+from tests.training.synthetic import make_corpus
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def train(settings, stage: str, *flags: str) -> int:
+    return command_line.train(argparse.Namespace(stage=stage, rest=list(flags)), settings)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--step", "5"], "unrecognized arguments: --step 5"),
+        (["--steps", "0"], "0 is not a number from 1 on"),
+        (["--steps", "many"], "invalid"),
+        (["--batch-size", "-1"], "--batch-size"),
+        (["--learning-rate", "0"], "0 is not between 0 and 1"),
+        (["--sampler", "Magic"], "invalid choice: 'Magic'"),
+    ],
+)
+def test_a_flag_that_is_none_ends_with_2(settings, capsys, flags, reason):
+    with pytest.raises(SystemExit) as ending:
+        train(settings, "unet", *flags)
+    assert ending.value.code == 2
+    assert reason in capsys.readouterr().err
+    assert not settings.training_dir.exists()
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "clip", "unet", "starter", "judge"])
+def test_without_the_corpus_each_stage_ends_with_1_and_a_sentence(settings, capsys, stage):
+    assert train(settings, stage) == 1
+    output = capsys.readouterr()
+    assert output.err == "There is no corpus yet. Run `python launch.py train corpus` first.\n"
+    assert output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("stage", "sentence"),
+    [
+        ("unet", "The U-Net needs the autoencoder stage first. Run `python launch.py train auto"),
+        ("starter", "The unet is not trained yet; run its stage first."),
+    ],
+)
+def test_a_stage_without_the_one_before_ends_with_1(settings, capsys, stage, sentence):
+    make_corpus(settings.training_dir / "corpus", size=16)
+    assert train(settings, stage) == 1
+    assert capsys.readouterr().err.startswith(sentence)
+
+
+def test_a_full_disk_ends_with_1_and_a_sentence(settings, capsys):
+    make_corpus(settings.training_dir / "corpus", size=64)
+    stage = settings.training_dir / "autoencoder"
+    stage.mkdir()
+    (stage / "log.jsonl").symlink_to("/dev/full")
+    assert train(settings, "autoencoder", "--steps", "1", "--batch-size", "2") == 1
+    assert capsys.readouterr().err == (
+        "The disk is full. Free some space and run the same command again.\n"
+    )
+
+
+def test_a_stage_stopped_with_ctrl_c_ends_with_130_and_goes_on_from_there(settings, capsys):
+    make_corpus(settings.training_dir / "corpus", size=64)
+    stage = settings.training_dir / "autoencoder"
+    ended = threading.Event()
+
+    def press_ctrl_c() -> None:
+        log = stage / "log.jsonl"
+        while not (log.exists() and log.stat().st_size) and not ended.wait(0.01):
+            pass
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    artist = threading.Thread(target=press_ctrl_c)
+    artist.start()
+    try:
+        assert train(settings, "autoencoder", "--steps", "2000", "--batch-size", "1") == 130
+    finally:
+        ended.set()
+        artist.join()
+    output = capsys.readouterr()
+    assert output.out.startswith("autoencoder 10/2000  ")
+    assert output.err == "Stopped. The same command goes on from the last checkpoint.\n"
+
+
+def test_the_launcher_offers_every_stage_and_no_other():
+    for stage in (*command_line.STAGES, "all"):
+        args = launch.parse(["train", stage, "--steps", "3"])
+        assert (args.stage, args.rest) == (stage, ["--steps", "3"])
+    assert set(command_line.RUN) == set(command_line.STAGES)
+    with pytest.raises(SystemExit):
+        launch.parse(["train", "everything"])

@@ -1,0 +1,196 @@
+"""The recipe from pictures to a model that stock diffusers draws with, in two steps a stage."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+from studio.core.errors import TrainingError
+from studio.core.events import Event, StageArtifact, StageProgress
+from studio.core.request import GenerationRequest
+from studio.diffusion.model import load_model
+from studio.diffusion.sampler import Drawn, sample
+from studio.training import autoencoder, clip, pretrain, starter
+from studio.training.autoencoder import AutoencoderConfig
+from studio.training.clip import ClipConfig
+from studio.training.corpus import Corpus
+from studio.training.loop import LoopConfig
+from studio.training.pretrain import UnetConfig
+from tests.training.synthetic import SUBJECTS, make_corpus
+
+LOOP = LoopConfig(steps=2, learning_rate=1e-3, checkpoint_every=1, ema_decay=0.5)
+VAE = AutoencoderConfig(channels=(4, 4, 8, 8), norm_num_groups=2, batch_size=2, loop=LOOP)
+CLIP = ClipConfig(
+    width=32, layers=1, heads=2, projection=16, vocabulary=620, patch=32, batch_size=4, loop=LOOP
+)
+UNET = UnetConfig(channels=(32, 32, 32), heads=2, text_width=32, batch_size=2, loop=LOOP)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run of all the stages."""
+
+    folders: Path
+    corpus: Corpus
+    events: dict[str, list[Event]]
+
+    @property
+    def model(self) -> Path:
+        return self.folders / "starter"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Recipe:
+    folders = tmp_path_factory.mktemp("recipe")
+    corpus = make_corpus(folders / "corpus")
+    events = {
+        "autoencoder": list(autoencoder.train(corpus, VAE, folders / "autoencoder")),
+        "clip": list(clip.train(corpus, CLIP, folders / "clip")),
+        "unet": list(pretrain.train(corpus, UNET, folders)),
+        "starter": list(starter.assemble(corpus, UNET, folders, folders / "starter")),
+    }
+    return Recipe(folders, corpus, events)
+
+
+@pytest.fixture(scope="module")
+def pipeline(recipe) -> StableDiffusionPipeline:
+    found = StableDiffusionPipeline.from_pretrained(recipe.model, local_files_only=True)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def test_every_stage_tells_its_progress_and_writes_something_to_look_at(recipe):
+    for stage in ("autoencoder", "clip", "unet"):
+        progress = [e for e in recipe.events[stage] if isinstance(e, StageProgress)]
+        assert progress[0].step == progress[0].steps == 2
+        assert np.isfinite(progress[0].metrics["loss"])
+    for stage, events in recipe.events.items():
+        artifacts = [Path(e.path) for e in events if isinstance(e, StageArtifact)]
+        assert artifacts and all(e.stage == stage for e in events)
+        assert artifacts[-1].exists()
+
+
+def test_the_compression_is_reported_and_is_48(recipe):
+    assert recipe.events["autoencoder"][-1].metrics["compression"] == 48
+
+
+def test_the_clip_pair_reports_how_often_a_caption_finds_its_picture(recipe):
+    figures = recipe.events["clip"][-1].metrics
+    assert 0 <= figures["first_1"] <= figures["first_5"] <= 1
+
+
+def test_the_pipeline_of_diffusers_draws_with_the_model_as_it_stands(pipeline):
+    image = pipeline("cat, 3d render", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (128, 128, 3)
+    assert np.isfinite(image).all()
+    assert {p.dtype for p in pipeline.text_encoder.parameters()} == {torch.float32}
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert (pipeline.scheduler.config.steps_offset, pipeline.scheduler.config.clip_sample) == (
+        1,
+        False,
+    )
+
+
+def test_the_studio_draws_with_the_model(recipe):
+    model = load_model(recipe.model, "assembled", device="cpu", dtype=torch.float32)
+    assert model.native_size == (128, 128)
+    request = GenerationRequest(prompt="dog", width=128, height=128, steps=2, seed=1)
+    [drawn] = [e for e in sample(model, request) if isinstance(e, Drawn)]
+    assert drawn.image.size == (128, 128)
+
+
+def test_the_unet_was_trained_on_the_features_that_the_pipeline_gives_it(recipe, pipeline):
+    captions = ["", "cat, 3d render", "dog, toy, pencil sketch, on the left"]
+    _, tokenizer, text = pretrain.load_encoders(recipe.folders)
+    trained_on = pretrain.encode_captions(tokenizer, text, captions).float()
+    given = pipeline.encode_prompt(captions, "cpu", 1, do_classifier_free_guidance=False)[0]
+    assert trained_on.shape == (3, 77, 32)
+    torch.testing.assert_close(trained_on, given, rtol=0, atol=0.02)  # bf16 there, fp16 here
+    assert (trained_on[1] - trained_on[2]).abs().max() > 0.1
+
+
+def test_the_weights_are_stored_in_half_precision(recipe):
+    files = list(recipe.model.rglob("*.safetensors"))
+    assert {f.parent.name for f in files} == {"unet", "vae", "text_encoder", "image_encoder"}
+    kinds = {t.dtype for f in files for t in load_file(f).values() if t.is_floating_point()}
+    assert kinds == {torch.float16}
+
+
+def test_the_latents_of_the_corpus_have_unit_variance(recipe):
+    vae, _, _ = pretrain.load_encoders(recipe.folders)
+    rows = recipe.corpus.rows(
+        frozenset(SUBJECTS), ("3d render", "flat illustration", "pencil sketch")
+    )
+    latents = autoencoder.encode(vae, recipe.corpus.pictures[rows])
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
+    assert latents.mean(dim=(0, 2, 3)).abs().max() < 1e-3
+
+
+def test_the_vision_tower_and_both_projections_come_along(recipe):
+    pictures = recipe.corpus.pictures[:3]
+    processor = CLIPImageProcessor.from_pretrained(recipe.model / "feature_extractor")
+    values = processor(list(pictures), return_tensors="pt").pixel_values
+    torch.testing.assert_close(values, clip.normalise(pictures))
+    tower = CLIPVisionModelWithProjection.from_pretrained(recipe.model / "image_encoder")
+    assert tower(values.to(tower.dtype)).image_embeds.shape == (3, 16)
+    projection = load_file(recipe.model / "text_encoder" / "text_projection.safetensors")
+    whole = load_file(recipe.folders / "clip" / "text_with_projection" / "model.safetensors")
+    expected = whole["text_projection.weight"].half()
+    assert torch.equal(projection["text_projection.weight"], expected)
+
+
+def test_a_sketch_is_drawn_from_as_often_as_configured(recipe):
+    cache = pretrain.build_cache(recipe.corpus, UNET, *pretrain.load_encoders(recipe.folders))
+    entries = recipe.corpus.entries
+    rows = recipe.corpus.rows(
+        frozenset(SUBJECTS), ("3d render", "flat illustration", "pencil sketch")
+    )
+    sketches = np.array([entries[r].style == "pencil sketch" for r in rows])
+    assert cache.weights.sum() == pytest.approx(1)
+    assert cache.weights[sketches].sum() == pytest.approx(UNET.sketch_share)
+    assert [tuple(latents.shape) for latents in cache.latents] == [
+        (12, 4, 16, 16),
+        (36, 4, 12, 22),
+        (12, 4, 22, 12),
+    ]
+    assert cache.captions[1].max() < len(cache.features)
+
+
+def copy_encoders(recipe: Recipe, folders: Path) -> None:
+    shutil.copytree(recipe.folders / "autoencoder" / "vae", folders / "autoencoder" / "vae")
+    shutil.copytree(recipe.folders / "clip", folders / "clip")
+
+
+def test_the_unet_resumed_after_a_stop_is_the_one_that_never_stopped(recipe, tmp_path):
+    copy_encoders(recipe, tmp_path)
+    stopped = pretrain.train(recipe.corpus, UNET, tmp_path)
+    assert Path(next(stopped).path).name == "checkpoint-00000001"
+    stopped.close()
+    list(pretrain.train(recipe.corpus, UNET, tmp_path))
+    name = Path("unet", "unet", "diffusion_pytorch_model.safetensors")
+    resumed, whole = load_file(tmp_path / name), load_file(recipe.folders / name)
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+def test_a_model_of_unfinished_stages_is_a_sentence(recipe, tmp_path):
+    copy_encoders(recipe, tmp_path)
+    with pytest.raises(TrainingError, match=r"unet is not trained yet; run its stage first"):
+        list(starter.assemble(recipe.corpus, UNET, tmp_path, tmp_path / "starter"))
+
+
+def test_a_model_is_assembled_again_over_itself(recipe, tmp_path):
+    shutil.copytree(recipe.model, tmp_path / "starter")
+    list(starter.assemble(recipe.corpus, UNET, recipe.folders, tmp_path / "starter"))
+    names = [
+        sorted(p.relative_to(f) for p in f.rglob("*")) for f in (recipe.model, tmp_path / "starter")
+    ]
+    assert names[0] == names[1]
