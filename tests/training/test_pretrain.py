@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,14 @@ def test_a_picture_and_its_caption_stay_together_in_every_frame():
         assert torch.equal(latents[:, 0, 0, 0], features[:, 0, 0])
         shapes.add(tuple(latents.shape[2:]))
     assert shapes == {(f.height // 8, f.width // 8) for f in FRAMES}
+
+
+def test_pictures_are_drawn_by_their_weights_and_in_every_place_of_the_frame():
+    cache, config = small_cache(), UnetConfig(batch_size=4)
+    only_the_last = replace(cache, weights=np.array([0.0, 0, 0, 0, 1]))
+    seen = torch.cat([draw_batch(only_the_last, config, s)[0][:, 0, 0, 0] for s in range(150)])
+    # five rows: items 1 to 5 are square, 6 to 20 wide in three places each, 21 to 25 tall
+    assert set(seen.tolist()) == {5, 18, 19, 20, 25}
 
 
 def test_one_caption_in_ten_is_left_empty():
