@@ -59,7 +59,7 @@ def read_entry(folder: Path, name: str) -> ModelEntry:
         return replace(
             plain,
             title=str(about.get("title", plain.title))[:80],
-            family=_family(name, checked.unet.config),
+            family=_family(checked.unet.config),
             native_size=checked.native_size,
             trained_sizes=_sizes(about.get("trained_sizes", ())),
             styles=tuple(str(style) for style in about.get("styles", ())),
@@ -89,9 +89,7 @@ def fingerprint(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _family(name: str, unet: dict[str, Any]) -> str:
-    if name == STARTER:
-        return "Easel starter"
+def _family(unet: dict[str, Any]) -> str:
     width = unet.get("cross_attention_dim")
     return next((family for known, family in _FAMILIES if known == width), "Own training")
 

@@ -36,7 +36,7 @@ class AutoencoderConfig:
     layers_per_block: int = 1
     norm_num_groups: int = 8
     batch_size: int = 8  # pictures
-    kl_weight: float = 1e-4  # per latent number
+    kl_weight: float = 5e-5  # on the divergence of a picture, summed over its 1,024 latents, nats
     edge_weight: float = 1.0  # of the finite-difference term
     colour_weight: float = 2.0  # of the term on 8 x 8 means
     drawn_share: float = 0.6  # of a batch from the subjects and styles that the model draws
@@ -105,7 +105,7 @@ def train(corpus: Corpus, config: AutoencoderConfig, folder: Path) -> Iterator[E
             posterior = vae.encode(pictures).latent_dist
             latents = posterior.sample(generator=torch_generator(config.loop.seed, step))
             decoded = vae.decode(latents).sample
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        kl = posterior.kl().mean()
         rebuilt = reconstruction_loss(
             decoded.float(), pictures, config.edge_weight, config.colour_weight
         )

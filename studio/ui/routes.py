@@ -245,7 +245,7 @@ PROMPTS_WITHOUT_PICTURES = (
     "castle, pencil sketch",
     "cat, flat illustration",
     "sailboat, pencil sketch",
-    "pine tree, 3d render",
+    "evergreen tree, 3d render",
     "bicycle, flat illustration",
 )
 

@@ -10,11 +10,9 @@ import base64
 import binascii
 import ipaddress
 import json
-import os
 import re
 import secrets
 import socket
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -37,35 +35,8 @@ RESPONSE_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
 )
-ENVIRONMENT = (
-    ("GRADIO_ANALYTICS_ENABLED", "False"),
-    ("GRADIO_SHARE", "False"),
-    ("GRADIO_MCP_SERVER", "False"),
-    ("HF_HUB_OFFLINE", "1"),
-    ("TRANSFORMERS_OFFLINE", "1"),
-    ("HF_DATASETS_OFFLINE", "1"),
-    ("HF_HUB_DISABLE_TELEMETRY", "1"),
-    ("DIFFUSERS_DISABLE_REMOTE_CODE", "1"),
-    ("DO_NOT_TRACK", "1"),
-    ("NO_PROXY", "127.0.0.1,localhost"),
-)
 PORT_AT_END = re.compile(r":[0-9]{1,5}$")
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-def prepare_environment(settings: Settings) -> Path:
-    """Set the environment that keeps every library offline; return the folder for uploads.
-
-    The upload folder is private (mode 0700) and lies in the data folder, so that nothing is
-    written elsewhere.
-    """
-    for name, value in ENVIRONMENT:
-        os.environ[name] = value
-    uploads = settings.data_dir / "uploads"
-    uploads.mkdir(parents=True, exist_ok=True)
-    uploads.chmod(0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    return uploads
 
 
 def middleware(settings: Settings) -> list[Middleware]:
