@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,12 @@ OFFLINE_LOG = Path(tempfile.mkdtemp(prefix="easel-offline-")) / "connections.log
 
 
 def pytest_configure() -> None:
-    """Set what launch.py sets before any import, and put the guard into all child processes."""
+    """Set what launch.py sets before any import, and put the guard into all child processes.
+
+    A shell's background job starts with Ctrl-C ignored, and hands that on to its children: undo it,
+    since some tests send it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(studio_environment(os.environ))
     OFFLINE_LOG.touch()
     os.environ["EASEL_OFFLINE_LOG"] = str(OFFLINE_LOG)

@@ -42,7 +42,7 @@ class AutoencoderConfig:
     drawn_share: float = 0.6  # of a batch from the subjects and styles that the model draws
     bf16: bool = True  # autocast; measured twice as fast as fp32 on CPUs with avx512_bf16
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=3300, learning_rate=1e-3, checkpoint_every=200)
+        default_factory=lambda: LoopConfig(steps=4900, learning_rate=1e-3, checkpoint_every=200)
     )
 
 

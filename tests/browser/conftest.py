@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.chromium import find_chromium
 from tests.diffusion.tiny_model import build_tiny_model
@@ -85,6 +85,8 @@ def visit(context: BrowserContext, studio: Served, complaints: Complaints) -> Ca
         page.wait_for_selector("html.easel-ready", state="attached")
         page.get_by_label("Model", exact=True).click()
         page.get_by_role("option", name="tiny").click()
+        # The studio answers with the model's own size; an artist looks before drawing.
+        expect(page.get_by_label("Width", exact=True)).to_have_value("64", timeout=PATIENCE)
         return page
 
     return opened
