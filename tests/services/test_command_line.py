@@ -26,7 +26,7 @@ from studio.services.ownership import device_lock
 from studio.services.studio import open_studio
 from studio.store.jobs import Job
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 240.0  # seconds; importing torch takes long on a busy machine
 COMMAND = (
     "import sys, launch\nargs = launch.parse(sys.argv[1:])\nsys.exit(launch.run_generate(args))\n"
 )

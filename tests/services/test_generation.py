@@ -29,7 +29,7 @@ from studio.services.job_view import JobView
 from studio.services.panels import MAX_PANELS, panel_requests
 from studio.services.studio import Studio, open_studio
 
-PATIENCE = 60.0  # seconds until a test that hangs fails; the first one imports torch
+PATIENCE = 240.0  # seconds until a test that hangs fails; the first one imports torch
 
 
 def wait_until(studio: Studio, job_id: str, reached: Callable[[JobView], bool]) -> JobView:

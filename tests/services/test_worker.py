@@ -20,7 +20,7 @@ from studio.services.worker import (
     Priority,
 )
 
-PATIENCE = 20.0  # seconds until a test that hangs fails
+PATIENCE = 60.0  # seconds until a test that hangs fails
 
 
 class Diary:
