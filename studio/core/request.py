@@ -15,7 +15,18 @@ from typing import Any
 from studio.core.errors import InvalidRequestError
 
 SAMPLERS: tuple[str, ...] = ("DDIM", "Euler", "Euler a", "DPM++ 2M", "UniPC")
+RESIZE_MODES: tuple[str, ...] = (
+    "just resize",
+    "crop and resize",
+    "resize and fill",
+    "latent upscale",
+)
+MASKED_CONTENTS: tuple[str, ...] = ("fill", "original", "latent noise", "latent nothing")
+INPAINT_AREAS: tuple[str, ...] = ("whole picture", "only masked")
+LATENT_UPSCALERS: tuple[str, ...] = ("latent", "latent (nearest)", "latent (bicubic)")
+LANCZOS = "lanczos"  # enlarges pixels; any other name is that of an upscaler's model file
 MIN_SIDE = 64  # pixels
+MIN_SIDE_OF_EDIT = 8  # pixels; smaller than the model's needs is padded and cropped back
 MAX_SIDE = 4096  # pixels
 MAX_PIXELS = 4096 * 2304
 MAX_STEPS = 500
@@ -53,6 +64,22 @@ class GenerationRequest:
     source: str = ""  # sha256 of the source picture's pixels; empty for text to image
     mask: str = ""  # sha256 of the mask; empty when the whole source may change
     strength: float = 1.0  # image to image: share of the schedule that is run, 0 to 1
+    resize_mode: str = "just resize"  # of RESIZE_MODES: how the source comes to width x height
+    extend: tuple[int, int, int, int] = (0, 0, 0, 0)  # outpainting: left, top, right, bottom, px
+    mask_invert: bool = False  # repaint what the mask leaves out
+    mask_blur: float = 4.0  # sigma of the Gaussian, pixels of the source
+    masked_content: str = "original"  # of MASKED_CONTENTS: what stands under the mask at the start
+    inpaint_area: str = "whole picture"  # of INPAINT_AREAS; 'only masked' draws a crop of width x
+    # height and pastes it back: the result has the source's size
+    mask_padding: int = 32  # pixels of the source around the mask, for 'only masked'
+    soft_inpainting: bool = False  # a grey mask repaints in proportion (differential diffusion)
+    loopback: int = 1  # rounds of image to image; each takes the last one's result as its source
+    variation_seed: int = 0  # blended into the noise by variation_strength (slerp)
+    variation_strength: float = 0.0  # 0 to 1
+    hires_scale: float = 1.0  # second pass at this multiple of width x height; 1: none
+    hires_upscaler: str = LANCZOS  # LANCZOS, of LATENT_UPSCALERS, or a model file's name
+    hires_steps: int = 0  # U-Net steps of the second pass; 0: as `steps`
+    hires_strength: float = 0.5  # of the second pass
 
     def __post_init__(self) -> None:
         for check in _CHECKS:
@@ -89,6 +116,8 @@ class GenerationRequest:
                 f"Its fields are {', '.join(sorted(known))}.",
             )
         values = dict(values)
+        if isinstance(values.get("extend"), list):
+            values["extend"] = tuple(values["extend"])
         adapters = values.pop("adapters", ())
         if not isinstance(adapters, list | tuple):
             raise InvalidRequestError("adapters", "Adapters are a list of objects.")
@@ -101,8 +130,14 @@ class GenerationRequest:
         return cls(**values, adapters=uses)
 
 
+_TEXTS = (
+    *("prompt", "negative_prompt", "sampler", "model", "model_hash", "source", "mask"),
+    *("resize_mode", "masked_content", "inpaint_area", "hires_upscaler"),
+)
+
+
 def _check_text(request: GenerationRequest) -> None:
-    for name in ("prompt", "negative_prompt", "sampler", "model", "model_hash", "source", "mask"):
+    for name in _TEXTS:
         value = getattr(request, name)
         if not isinstance(value, str):
             raise InvalidRequestError(name, f"The {_words(name)} must be text.")
@@ -125,13 +160,14 @@ def _is_control(character: str) -> bool:
 
 
 def _check_size(request: GenerationRequest) -> None:
+    smallest = MIN_SIDE_OF_EDIT if request.source else MIN_SIDE
     for name in ("width", "height"):
         side = _whole(request, name)
-        if not MIN_SIDE <= side <= MAX_SIDE:
+        if not smallest <= side <= MAX_SIDE:
             raise InvalidRequestError(
-                name, f"A {name} of {side} is out of reach; choose {MIN_SIDE} to {MAX_SIDE} pixels."
+                name, f"A {name} of {side} is out of reach; choose {smallest} to {MAX_SIDE} pixels."
             )
-        if side % 8:
+        if side % 8 and not request.source:  # edits are padded for the model and cropped back
             low, high = max(side // 8 * 8, MIN_SIDE), min(side // 8 * 8 + 8, MAX_SIDE)
             raise InvalidRequestError(
                 name, f"A {name} of {side} is not a multiple of 8; try {low} or {high}."
@@ -178,11 +214,67 @@ def _check_count_and_seed(request: GenerationRequest) -> None:
 
 
 def _check_edit(request: GenerationRequest) -> None:
+    for name in ("mask_invert", "soft_inpainting"):
+        if not isinstance(getattr(request, name), bool):
+            raise InvalidRequestError(name, f"{_words(name).capitalize()} is either on or off.")
+    for name, choices in _CHOICES:
+        value = getattr(request, name)
+        if value not in choices:
+            raise InvalidRequestError(
+                name, f"There is no {_words(name)} '{value[:40]}'. Choose {', '.join(choices)}."
+            )
+    _check_range(request, "mask_blur", 0, 64)
+    _check_range(request, "mask_padding", 0, 1024, whole=True)
+    _check_range(request, "loopback", 1, 16, whole=True)
     if request.mask and not request.source:
         raise InvalidRequestError("mask", "A mask needs a source picture to repaint.")
+    extend = request.extend
+    if not isinstance(extend, tuple) or len(extend) != 4 or not all(map(_is_extension, extend)):
+        raise InvalidRequestError(
+            "extend", f"Extend by 0 to {MAX_SIDE} whole pixels to the left, top, right and bottom."
+        )
+    if any(extend) and not request.source:
+        raise InvalidRequestError("extend", "Outpainting needs a source picture to extend.")
 
 
-_CHECKS = (_check_text, _check_size, _check_sampling, _check_count_and_seed, _check_edit)
+def _check_variation_and_hires(request: GenerationRequest) -> None:
+    _check_range(request, "variation_seed", 0, MAX_SEED, whole=True)
+    _check_range(request, "variation_strength", 0, 1)
+    _check_range(request, "hires_scale", 1, 8)
+    _check_range(request, "hires_steps", 0, MAX_STEPS, whole=True)
+    _check_range(request, "hires_strength", 0, 1)
+    sides = [round(side * request.hires_scale) for side in (request.width, request.height)]
+    if max(sides) > 2 * MAX_SIDE or sides[0] * sides[1] > 4 * MAX_PIXELS:
+        raise InvalidRequestError(
+            "hires_scale",
+            f"{request.hires_scale:g} times {request.width} x {request.height} is larger than "
+            f"{2 * MAX_SIDE} pixels a side; choose a smaller scale.",
+        )
+
+
+def _check_range(
+    request: GenerationRequest, name: str, low: float, high: float, *, whole: bool = False
+) -> None:
+    value = _whole(request, name) if whole else _number(request, name)
+    if not low <= value <= high:
+        raise InvalidRequestError(
+            name, f"The {_words(name)} is {value:g}; choose {low:g} to {high:g}."
+        )
+
+
+def _is_extension(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIDE
+
+
+_CHOICES = (
+    ("resize_mode", RESIZE_MODES),
+    ("masked_content", MASKED_CONTENTS),
+    ("inpaint_area", INPAINT_AREAS),
+)
+_CHECKS = (
+    *(_check_text, _check_size, _check_sampling, _check_count_and_seed),
+    *(_check_edit, _check_variation_and_hires),
+)
 
 
 def _whole(request: GenerationRequest, name: str) -> int:

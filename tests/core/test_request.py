@@ -37,8 +37,22 @@ REQUESTS = st.builds(
         st.builds(AdapterUse, name=WORDS, sha256=st.just("ab" * 32), strength=st.floats(0, 2)),
         max_size=2,
     ).map(tuple),
+    source=st.just("cd" * 32),
+    mask=st.sampled_from(("", "ef" * 32)),
     strength=st.floats(0, 1),
+    resize_mode=st.sampled_from(module.RESIZE_MODES),
+    extend=st.tuples(*[st.integers(0, 64)] * 4),
+    inpaint_area=st.sampled_from(module.INPAINT_AREAS),
+    masked_content=st.sampled_from(module.MASKED_CONTENTS),
+    soft_inpainting=st.booleans(),
 )
+
+
+def test_an_edit_may_have_any_size_and_a_drawing_may_not():
+    edit = GenerationRequest(source="cd" * 32, width=131, height=33)
+    assert (edit.width, edit.height) == (131, 33)
+    with pytest.raises(module.InvalidRequestError, match="multiple of 8"):
+        GenerationRequest(width=131)
 
 
 @given(REQUESTS)
@@ -76,6 +90,18 @@ def test_equal_requests_have_equal_json(request_: GenerationRequest):
         ("prompt", "x" * 20_001, "20,000"),
         ("prompt", None, "must be text"),
         ("mask", "ab" * 32, "needs a source"),
+        ("extend", (0, 8, 0, 0), "needs a source"),
+        ("extend", (0, 8, 0), "whole pixels"),
+        ("extend", (0, -8, 0, 0), "whole pixels"),
+        ("mask_blur", 65, "0 to 64"),
+        ("mask_invert", 1, "on or off"),
+        ("masked_content", "blank", "fill, original"),
+        ("inpaint_area", "half", "whole picture, only masked"),
+        ("resize_mode", "squash", "crop and resize"),
+        ("loopback", 0, "1 to 16"),
+        ("variation_strength", 2, "0 to 1"),
+        ("hires_scale", 0.5, "1 to 8"),
+        ("hires_strength", float("inf"), "must be a number"),
     ],
 )
 def test_a_bad_value_is_refused_at_its_field_with_the_way_out(field, value, hint):
