@@ -1,6 +1,6 @@
 """Easel's one command: makes its environment, then draws, trains, tests, measures or explains.
 
-    python launch.py [ui | generate | train | test | bench | doctor] [--help]
+    python launch.py [ui | generate | votes | finetune | train | test | bench | doctor] [--help]
 
 Standard library only. Outside `.venv` it makes `.venv` and starts itself again inside; inside it
 installs what the command needs, which takes milliseconds when nothing changed, and runs it.
@@ -10,6 +10,7 @@ Exit codes: 0 done, 1 failed, 2 refused, 3 a studio already owns the data folder
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,6 +22,8 @@ import subprocess
 import sys
 import sysconfig
 from collections import deque
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -34,7 +37,15 @@ TESTS = "tests/requirements.txt"
 EXTRA_REQUIREMENTS = MappingProxyType(
     {"train": (TRAINING,), "test": (TRAINING, TESTS), "bench": (TRAINING, TESTS)}
 )
-SETTINGS_FLAGS = ("port", "auth", "database_url", "autolaunch", "device")
+PASSED_ON = ("train", "votes", "finetune", "test")  # flags unknown here go on to the command
+DEFAULTS = MappingProxyType(
+    {"data_dir": None, "models_dir": None, "database_url": "", "device": "", "use_cpu": None,
+     "torch_index": "", "skip_install": False, "exit": False, "loglevel": "WARNING", "ignored": [],
+     "port": 7860, "listen": "127.0.0.1", "auth": None, "raters": [], "autolaunch": False,
+     "share": False, "output": None, "json_request": None}
+)  # fmt: skip
+PIPED = MappingProxyType({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True})
+run_piped = partial(subprocess.run, **PIPED, check=False)
 
 
 class LaunchError(Exception):
@@ -67,7 +78,8 @@ def common_flags() -> Parser:
     add = flags.add_argument
     add("--data-dir", metavar="DIR", help="where pictures and the database live")
     add("--models-dir", metavar="DIR", help="where your own diffusers model folders are")
-    add("--database-url", metavar="URL", help="a PostgreSQL database instead of the SQLite file")
+    url = "a PostgreSQL database instead of the SQLite file"
+    add("--database", "--database-url", dest="database_url", metavar="URL", help=url)
     add("--device", metavar="NAME", type=_device, help="cpu, cuda, cuda:1 or mps; default: choose")
     add("--use-cpu", nargs="*", metavar="all", help="the same as --device cpu")
     add("--torch-index", metavar="URL", help="package index with the PyTorch build for your GPU")
@@ -85,14 +97,11 @@ def page_flags() -> Parser:
     flags = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     add = flags.add_argument
     add("--port", type=int, help="7860 unless given; if taken, the next free one")
-    add(
-        "--listen",
-        nargs="?",
-        const="0.0.0.0",
-        metavar="ADDRESS",
-        help="let other machines of your network in; needs --auth",
-    )
-    add("--auth", "--gradio-auth", metavar="USER:PASSWORD", type=_login, help="for --listen")
+    words = "let other machines of your network in; needs --auth"
+    add("--listen", nargs="?", const="0.0.0.0", metavar="ADDRESS", help=words)
+    login = {"metavar": "NAME:PASSWORD", "type": _login}
+    add("--auth", "--gradio-auth", **login, help="the artist's, for --listen")
+    add("--rater", action="append", dest="raters", **login, help="of one who only rates; repeat it")
     add("--autolaunch", action="store_true", help="open the browser")
     add("--share", action="store_true", help=argparse.SUPPRESS)
     return flags
@@ -119,10 +128,17 @@ def make_parser() -> Parser:
         ("seed", int, "of the first picture"),
         ("count", int, "pictures"),
         ("model", str, "name of a model"),
+        ("init-image", str, "picture file to start from"),
+        ("strength", float, "how far to leave that picture, 0 to 1"),
+        ("mask", str, "picture file, white where to paint anew"),
+        ("adapter", str, "file of a fine-tuned adapter"),
+        ("adapter-strength", float, "0 is without it, 1 is full"),
         ("output", str, "folder for the pictures"),
         ("json-request", str, "file with a request in JSON"),
     ):
         generate.add_argument(f"--{flag}", type=kind, metavar=flag.upper(), help=words)
+    for name, words in (("votes", "what people preferred"), ("finetune", "learn from the votes")):
+        commands.add_parser(name, help=words, parents=[common], add_help=False)
     train = commands.add_parser("train", help="the training recipe", parents=[common])
     stages = ("corpus", "autoencoder", "clip", "unet", "starter", "all", "judge")
     train.add_argument("stage", choices=stages, help="which stage; further flags go to it")
@@ -135,34 +151,25 @@ def make_parser() -> Parser:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Read the command line; refuses with exit code 2. `rest` holds pytest's or a stage's flags."""
+    """Read the command line; refuses with exit code 2. `rest` holds the flags to pass on."""
     parser = make_parser()
-    args, args.rest = parser.parse_known_args(argv)
+    args, args.rest = parser.parse_known_args(argv, argparse.Namespace(**DEFAULTS))
     args.command = args.command or "ui"
-    for name, value in (
-        ("data_dir", None), ("models_dir", None), ("database_url", ""), ("device", ""),
-        ("torch_index", ""), ("skip_install", False), ("exit", False), ("loglevel", "WARNING"),
-        ("ignored", []), ("port", 7860), ("listen", "127.0.0.1"), ("auth", None),
-        ("autolaunch", False), ("share", False), ("output", None), ("json_request", None),
-    ):  # fmt: skip
-        setattr(args, name, getattr(args, name, value))
-    if hasattr(args, "use_cpu"):
+    if args.use_cpu is not None:
         args.device = "cpu"
     for name in ("data_dir", "models_dir", "output", "json_request"):
         value = getattr(args, name)
         if value not in (None, "-"):  # the page changes into another folder later
             setattr(args, name, Path(value).expanduser().resolve())
-    if args.rest and args.command not in ("train", "test"):
+    if args.rest and args.command not in PASSED_ON:
         parser.error(f"`{args.command}` does not know {' '.join(args.rest)}")
     if args.share:
-        parser.error(
-            "Easel never opens a tunnel to the internet, so --share is refused; "
-            "on your own network use --listen with --auth user:password"
-        )
+        parser.error("--share is refused: no tunnels. In your network, use --listen with --auth")
     if args.listen not in ("127.0.0.1", "localhost", "::1") and args.auth is None:
-        parser.error(
-            "--listen lets other machines in, so it needs a password: add --auth user:password"
-        )
+        parser.error("--listen lets other machines in; give a password: --auth user:password")
+    names = [name for name, _ in (args.auth or ("", ""), *args.raters)]
+    if args.raters and (args.auth is None or len(set(names)) < len(names)):
+        parser.error("--rater needs --auth user:password beside it, and each name only once")
     if not 0 <= args.port <= 65535:
         parser.error(f"There is no port {args.port}; choose 1024 to 65535")
     return args
@@ -226,23 +233,17 @@ def make_venv() -> None:
         raise LaunchError(f"{VENV} is not a Python environment; please move it away.")
     say(f"Making the Python environment in {VENV} ...")
     make = [sys.executable, "-m", "venv", "--clear"]
-    made = _run([*make, str(VENV)])
+    made = run_piped([*make, str(VENV)])
     if made.returncode == 0:
         return
     # Debian ships pip without ensurepip: make the environment bare, then let that pip fill it.
-    bare = _run([*make, "--without-pip", str(VENV)])
+    bare = run_piped([*make, "--without-pip", str(VENV)])
     fill = [sys.executable, "-m", "pip", "--python", str(venv_python()), "install", "pip"]
-    filled = _run(fill) if bare.returncode == 0 else bare
+    filled = run_piped(fill) if bare.returncode == 0 else bare
     if filled.returncode == 0:
         return
     shutil.rmtree(VENV, ignore_errors=True)
     raise LaunchError(explain(made.stdout + bare.stdout + filled.stdout))
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
 
 
 # The packages ---------------------------------------------------------------------------------
@@ -285,8 +286,7 @@ def install(names: tuple[str, ...], torch_index: str) -> None:
     torch = re.findall(r"^torch==\S+", (ROOT / RUNTIME).read_text(encoding="utf-8"), re.MULTILINE)
     if new_index and torch:  # pip would take the build that is there for good enough
         pip_install([*index, "--force-reinstall", "--no-deps", *torch])
-    emptied = emptied_packages(gone)
-    if emptied:
+    if emptied := emptied_packages(gone):
         pip_install([*index, "--force-reinstall", "--no-deps", *emptied])
     # A set installed before is installed again with the new one, so that its pins hold.
     files = sorted({RUNTIME, *names, *(n for n in stamp["sets"] if (ROOT / n).is_file())})
@@ -312,15 +312,10 @@ def emptied_packages(gone: set[str]) -> list[str]:
 
 def pip_install(arguments: list[str]) -> None:
     """Run `pip install`, showing what it is at; its failure becomes a sentence."""
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    command = [sys.executable, "-m", "pip", "install", "--no-input", "--prefer-binary"]
+    command.append("--disable-pip-version-check")
     tail: deque[str] = deque(maxlen=30)
-    with subprocess.Popen(
-        [*command, "--prefer-binary", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as pip:
+    with subprocess.Popen([*command, *arguments], **PIPED, errors="replace") as pip:
         try:
             for line in pip.stdout or ():
                 tail.append(line.rstrip())
@@ -336,33 +331,22 @@ def pip_install(arguments: list[str]) -> None:
 def explain(output: str) -> str:
     """Turn what venv or pip said when it failed into a sentence with the fix; its lines follow."""
     causes = (
-        (
-            "No space left|Errno 28",
-            f"The disk that holds {ROOT} is full; free about 6 GB and start again.",
-        ),
-        (
-            "Permission denied|Read-only file system",
-            f"{VENV} cannot be written to; move Easel to a folder of your own and start again.",
-        ),
-        (
-            "No module named .?(venv|pip)",
-            "This Python has no pip to install with; on Debian and Ubuntu run 'apt install "
-            "python3-venv', then delete .venv and start again.",
-        ),
-        (
-            "name resolution|NewConnectionError|Network is unreachable|Connect(ion)?Timeout|"
-            "Connection (refused|aborted)|ProxyError|getaddrinfo failed|Max retries",
-            "The packages could not be fetched because no package index answers; connect this "
-            "machine to the network once (or set pip's proxy) and start again.",
-        ),
-        (
-            "No matching distribution",
-            "A package has no version for this Python and machine, or no package index was "
-            "reached. Check the network; then delete .venv and start again with Python 3.11.",
-        ),
-    )
-    other = "The packages could not be installed; the last lines say why."
-    cause = next((words for signs, words in causes if re.search(signs, output)), other)
+        ("No space left|Errno 28", f"The disk that holds {ROOT} is full; free about 6 GB and "),
+        ("Permission denied|Read-only file system",
+         f"{VENV} cannot be written to; move Easel to a folder of your own and "),
+        ("No module named .?(venv|pip)",
+         "This Python has no pip to install with; on Debian and Ubuntu run 'apt install "
+         "python3-venv', then delete .venv and "),
+        ("name resolution|NewConnectionError|Network is unreachable|Connect(ion)?Timeout|"
+         "Connection (refused|aborted)|ProxyError|getaddrinfo failed|Max retries",
+         "The packages could not be fetched because no package index answers; connect this "
+         "machine to the network once (or set pip's proxy) and "),
+        ("No matching distribution",
+         "A package has no version for this Python and machine, or no package index was "
+         "reached. Check the network; else delete .venv, take Python 3.11 and "),
+    )  # fmt: skip
+    known = (words + "start again." for signs, words in causes if re.search(signs, output))
+    cause = next(known, "The packages could not be installed; the last lines say why.")
     return f"{cause}\nThe last lines were:\n{output.strip()[-2000:]}"
 
 
@@ -386,6 +370,20 @@ def run_generate(args: argparse.Namespace) -> int:
         return generate(args, settings)
 
 
+def run_votes(args: argparse.Namespace) -> int:
+    """Count, import, export or study the votes; the rest of the line says which."""
+    from studio.services.votes_command import votes
+
+    return votes(args.rest, settings_from(args))
+
+
+def run_finetune(args: argparse.Namespace) -> int:
+    """Learn a reward from the votes and fine-tune a model with it; the rest says how."""
+    from studio.services.finetune_command import finetune
+
+    return finetune(args.rest, settings_from(args))
+
+
 def run_train(args: argparse.Namespace) -> int:
     """Run a stage of the training recipe; waits for the device and for another training."""
     from studio.services.ownership import hold_training
@@ -407,9 +405,9 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 def run_test(args: argparse.Namespace) -> int:
     """Run pytest with the arguments that were left over."""
-    from tests.chromium import install_chromium
+    from tests.debian import install_missing
 
-    install_chromium(say)
+    install_missing(say)
     (args.data_dir or ROOT).mkdir(parents=True, exist_ok=True)
     folder = [f"--basetemp={args.data_dir / 'tests'}"] if args.data_dir else []
     os.chdir(ROOT)
@@ -423,16 +421,18 @@ def run_bench(args: argparse.Namespace) -> int:
     return run(args.names, settings_from(args).data_dir / "bench")
 
 
-COMMANDS = (run_ui, run_generate, run_train, run_doctor, run_test, run_bench)
+COMMANDS = (
+    run_ui, run_generate, run_votes, run_finetune, run_train, run_doctor, run_test, run_bench
+)  # fmt: skip
 
 
 def settings_from(args: argparse.Namespace):  # noqa: ANN201 (studio is not imported yet)
     """Turn the flags into `studio.core.settings.Settings`."""
     from studio.core.settings import Settings
 
-    folders = {name: getattr(args, name) for name in ("data_dir", "models_dir")}
-    same = {name: getattr(args, name) for name in SETTINGS_FLAGS}
-    return Settings(host=args.listen, **same, **{k: v for k, v in folders.items() if v})
+    given = {field.name: getattr(args, field.name, None) for field in fields(Settings)}
+    given |= {"host": args.listen, "raters": tuple(args.raters)}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -444,8 +444,11 @@ def run_command(args: argparse.Namespace) -> int:
         return next(run for run in COMMANDS if run.__name__ == f"run_{args.command}")(args)
     except EaselError as error:
         say(str(error))
-        codes = ((InvalidRequestError, 2), (StudioRunningError, 3))
-        return next((code for kind, code in codes if isinstance(error, kind)), 1)
+        code = 3 if isinstance(error, StudioRunningError) else 1
+        return 2 if isinstance(error, InvalidRequestError) else code
+    except ModuleNotFoundError as error:
+        say(f"The module {error.name} is not here. Update Easel, or leave --skip-install out.")
+        return 1
 
 
 # The way in -----------------------------------------------------------------------------------
@@ -454,24 +457,20 @@ def run_command(args: argparse.Namespace) -> int:
 def hand_over(command: list[str]) -> int:
     """Become `command` (Windows has no exec, so there it runs below this process)."""
     sys.stdout.flush()
-    sys.stderr.flush()
     if os.name != "nt":
         os.execv(command[0], command)
     child = subprocess.Popen(command)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            continue  # the child got it too and is ending
+    while child.poll() is None:
+        with contextlib.suppress(KeyboardInterrupt):  # the child got it too and is ending
+            child.wait()
+    return child.returncode
 
 
 def main(argv: list[str]) -> int:
     """Refuse, prepare and run; every failure is a sentence on standard error."""
     if sys.version_info < OLDEST_PYTHON:
-        say(
-            "Easel needs Python 3.11 or newer, and this is "
-            f"{'.'.join(map(str, sys.version_info[:3]))}; start it as 'python3.11 launch.py'."
-        )
+        found = ".".join(map(str, sys.version_info[:3]))
+        say(f"Easel needs Python 3.11 or newer, and this is {found}; take 'python3.11 launch.py'.")
         return 1
     args = parse(argv)
     for name in ("SIGTERM", "SIGHUP"):  # end as on Ctrl-C: finished pictures kept, locks released

@@ -4,13 +4,13 @@ import base64
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
-import time
 import zipfile
 from pathlib import Path
 
@@ -118,11 +118,12 @@ def test_the_first_start_makes_the_environment_and_installs(first_start):
 
 
 def test_a_second_start_runs_no_pip_and_takes_less_than_a_second(checkout):
-    seconds = []
+    seconds = []  # of the processor: other programs may keep this machine busy
     for _ in range(3):
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = start("--exit", folder=checkout, **PIP_THAT_FAILS)
-        seconds.append(time.perf_counter() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert min(seconds) < 1.0
 
@@ -311,6 +312,10 @@ def test_the_environment_keeps_every_library_offline():
         (["generate", "--port", "1"], "does not know --port 1"),
         (["train"], "stage"),
         (["paint"], "paint"),
+        (["--rater", "bo:1"], "--rater needs --auth user:password"),
+        (["--auth", "ada:1", "--rater", "bo"], "user:password"),
+        (["--auth", "ada:1", "--rater", "ada:2"], "each name only once"),
+        (["generate", "--strength", "half"], "--strength"),
     ],
 )
 def test_a_bad_command_line_is_refused_in_one_sentence(arguments, words):
@@ -335,13 +340,52 @@ def test_the_page_is_the_default_command_and_takes_the_common_flags(tmp_path):
     )
 
 
-@pytest.mark.parametrize("command", ["ui", "generate", "train all", "test", "bench", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["ui", "generate", "votes", "finetune", "train all", "test", "bench", "doctor"],
+)
 def test_every_command_takes_the_folders_before_or_after_its_name(command, tmp_path):
     folders = ["--data-dir", str(tmp_path / "a"), "--models-dir", str(tmp_path / "b"), "--use-cpu"]
     words = command.split()
     expected = Settings(data_dir=tmp_path / "a", models_dir=tmp_path / "b", device="cpu")
     assert launch.settings_from(launch.parse([*words, *folders])) == expected
     assert launch.settings_from(launch.parse([*folders, "--loglevel", "info", *words])) == expected
+
+
+def test_raters_are_named_beside_the_artist():
+    args = launch.parse(["--auth", "ada:1", "--rater", "bo:2", "--rater", "cy:3:4"])
+    assert launch.settings_from(args) == Settings(
+        auth=("ada", "1"), raters=(("bo", "2"), ("cy", "3:4"))
+    )
+
+
+@pytest.mark.parametrize("flag", ["--database", "--database-url"])
+def test_a_database_server_is_named_by_its_url(flag):
+    url = "postgresql+psycopg://ada@localhost/easel"
+    assert launch.settings_from(launch.parse(["votes", flag, url])) == Settings(database_url=url)
+
+
+def test_generate_takes_a_picture_a_mask_and_an_adapter():
+    words = "--init-image a.png --strength 0.6 --mask m.png --adapter a.st --adapter-strength 0.5"
+    args = launch.parse(["generate", *words.split()])
+    assert (args.init_image, args.strength, args.mask, args.adapter, args.adapter_strength) == (
+        "a.png", 0.6, "m.png", "a.st", 0.5,
+    )  # fmt: skip
+    assert launch.parse(["generate"]).init_image is None
+
+
+@pytest.mark.parametrize("command", ["votes", "finetune"])
+def test_a_part_of_easel_that_is_not_here_is_named(command):
+    program = (
+        f"import launch, sys; sys.modules['studio.services.{command}_command'] = None\n"
+        f"sys.exit(launch.run_command(launch.parse(['{command}'])))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"The module studio.services.{command}_command is not here. "
+        "Update Easel, or leave --skip-install out.\n"
+    )
 
 
 def test_paths_are_absolute_before_the_page_changes_its_folder():
@@ -361,6 +405,10 @@ def test_what_a_stage_or_pytest_takes_is_passed_through_in_order():
     assert launch.parse(["test", "-k", "a and b", "-x", "tests/core"]).rest == [
         "-k", "a and b", "-x", "tests/core",
     ]  # fmt: skip
+    assert launch.parse(["votes", "export", "--loglevel", "INFO", "--help"]).rest == [
+        "export", "--help",
+    ]  # fmt: skip
+    assert launch.parse(["finetune", "--kl", "0.1", "apple"]).rest == ["--kl", "0.1", "apple"]
 
 
 # One owner ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 7860
     auth: tuple[str, str] | None = None  # user and password; demanded by --listen
+    raters: tuple[tuple[str, str], ...] = ()  # name and password of people who only rate
     database_url: str = ""  # empty: SQLite in the data folder
     autolaunch: bool = False  # open the browser
     device: str = ""  # '', 'cpu', 'cuda', 'mps'; empty chooses

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.chromium import find_chromium
+from tests.debian import find_chromium
 from tests.diffusion.tiny_model import build_tiny_model
 from tests.ui.served import Served, served
 
