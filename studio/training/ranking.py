@@ -59,15 +59,25 @@ class Ranking:
         return mean, _sigmoid(logit - half), _sigmoid(logit + half)
 
 
-def rank(comparisons: Sequence[Comparison], count: int, penalty: float = PENALTY) -> Ranking:
-    """Fit strengths of `count` contestants by Newton's method on the penalised likelihood."""
+def rank(
+    comparisons: Sequence[Comparison],
+    count: int,
+    *,
+    times: Sequence[float] | None = None,
+    penalty: float = PENALTY,
+) -> Ranking:
+    """Fit strengths of `count` contestants by Newton's method on the penalised likelihood.
+
+    `times` says how often each comparison was seen, once each unless given.
+    """
     i, j, score = (np.array([c[k] for c in comparisons]) for k in range(3))
+    seen = np.ones(len(comparisons)) if times is None else np.asarray(times, dtype=float)
     ties = int((score == 0.5).sum()) if len(comparisons) else 0
     free = count + (1 if ties else 0)
     values = np.zeros(free)
     hessian = np.eye(free) * 2 * penalty
     for _ in range(STEPS if len(comparisons) else 0):
-        gradient, hessian = _derivatives(values, (i, j, score), count, penalty)
+        gradient, hessian = _derivatives(values, (i, j, score, seen), count, penalty)
         step = np.linalg.solve(hessian, gradient)
         values -= step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
         if np.abs(step).max() < TOLERANCE:
@@ -79,10 +89,10 @@ def rank(comparisons: Sequence[Comparison], count: int, penalty: float = PENALTY
 
 
 def _derivatives(
-    values: Floats, votes: tuple[NDArray, NDArray, Floats], count: int, penalty: float
+    values: Floats, votes: tuple[NDArray, NDArray, Floats, Floats], count: int, penalty: float
 ) -> tuple[Floats, Floats]:
     """Gradient (free,) and Hessian (free, free) of the negative penalised log-likelihood."""
-    i, j, score = votes
+    i, j, score, times = votes
     free = len(values)
     rows = np.arange(len(i))
     # Each outcome's logit is linear in the values: theta_i, theta_j, (theta_i + theta_j)/2 + ln nu.
@@ -98,9 +108,9 @@ def _derivatives(
     shares /= shares.sum(axis=1, keepdims=True)
     seen = np.where(score == 1, 0, np.where(score == 0, 1, 2))
     expected = np.einsum("mk,mkf->mf", shares, design)
-    gradient = (expected - design[rows, seen]).sum(axis=0)
+    gradient = times @ (expected - design[rows, seen])
     spread = design - expected[:, None, :]
-    hessian = np.einsum("mk,mkf,mkg->fg", shares, spread, spread)
+    hessian = np.einsum("m,mk,mkf,mkg->fg", times, shares, spread, spread)
     gradient[:count] += 2 * penalty * values[:count]
     hessian[:count, :count] += 2 * penalty * np.eye(count)
     if free > count:  # the same weak prior on ln nu

@@ -6,12 +6,9 @@ requests, and DNS rebinding lets such a page read the answers. The middlewares b
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import json
 import re
-import secrets
 import socket
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.core.settings import Settings
+from studio.ui.logins import PasswordGuard, RoleGuard, logins_of
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 MAX_UPLOAD = "64mb"
@@ -47,7 +45,8 @@ def middleware(settings: Settings) -> list[Middleware]:
         Middleware(OriginGuard),
     ]
     if settings.auth:
-        guards.append(Middleware(PasswordGuard, user=settings.auth[0], password=settings.auth[1]))
+        guards.append(Middleware(PasswordGuard, logins=logins_of(settings)))
+        guards.append(Middleware(RoleGuard))
     guards.append(Middleware(NoServerFetch))
     return guards
 
@@ -125,37 +124,6 @@ class OriginGuard:
                 refusal = PlainTextResponse("A request from another site's page was refused.", 403)
                 return await refusal(scope, receive, send)
         return await self.app(scope, receive, send)
-
-
-class PasswordGuard:
-    """Ask for one user and password (HTTP Basic) before anything is served.
-
-    Basic rather than Gradio's login page: it covers our own routes and Gradio's alike and sets no
-    cookie, so there is none whose SameSite attribute could be wrong.
-    """
-
-    def __init__(self, app: ASGIApp, user: str, password: str) -> None:
-        self.app = app
-        self.expected = f"{user}:{password}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request if it brings the password, else ask for it."""
-        if scope["type"] == "http" and not self._knows(Headers(scope=scope)):
-            refusal = PlainTextResponse(
-                "Please give the studio's user and password.",
-                401,
-                {"WWW-Authenticate": 'Basic realm="Easel", charset="UTF-8"'},
-            )
-            return await refusal(scope, receive, send)
-        return await self.app(scope, receive, send)
-
-    def _knows(self, headers: Headers) -> bool:
-        scheme, _, encoded = headers.get("authorization", "").partition(" ")
-        try:
-            given = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError):
-            return False
-        return scheme.lower() == "basic" and secrets.compare_digest(given, self.expected)
 
 
 class NoServerFetch:
