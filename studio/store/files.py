@@ -24,6 +24,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 256 * 2**20  # an uncompressed PNG of MAX_PIXELS in RGBA
 MAX_JPEG_SCANS = 100  # usual progressive files have about 10
+AS_IT_IS = "L, RGB or RGBA"  # whichever loses nothing: for pictures that are to be edited
 CLOCK_GRAIN = 0.5  # seconds; file systems stamp a little before the clock
 ABANDONED_AFTER = 600.0  # seconds; where a process cannot be asked whether it lives
 
@@ -126,8 +127,9 @@ def _is_abandoned(path: Path, opened_at: float) -> bool:
 def open_picture(source: Path | bytes, mode: str = "RGB") -> Image.Image:
     """Decode a picture that may be hostile: PNG, JPEG or WebP, at most 64 million pixels.
 
-    Turned upright by its Exif, converted to sRGB by its colour profile, and to `mode` ('RGB' drops
-    alpha, 'RGBA' keeps it, 'L'). Raises `NotFoundError`, or `StorageError` with the reason.
+    Turned upright by its Exif, converted to sRGB by its colour profile, and to `mode`: 'RGB' drops
+    alpha, 'RGBA' keeps it, 'L' is grey, `AS_IT_IS` keeps grey grey and alpha where there is any.
+    Raises `NotFoundError`, or `StorageError` with the reason.
     """
     content = read_bytes(source)
     name = source.name if isinstance(source, Path) else "This picture"
@@ -139,6 +141,7 @@ def open_picture(source: Path | bytes, mode: str = "RGB") -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             _check_size(opened, name)
+            _refuse_animation(opened, name)
             opened.load()
             return _to_srgb(ImageOps.exif_transpose(opened), mode)
     except UnidentifiedImageError as error:
@@ -192,6 +195,15 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise _too_large(name)
 
 
+def _refuse_animation(image: Image.Image, name: str) -> None:
+    """Nobody knows which of many pictures is meant; a camera's second picture is no animation."""
+    if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+        raise StorageError(
+            f"{name} is an animation of {image.n_frames} pictures and was not opened. "
+            "Save the one that you want as a PNG."
+        )
+
+
 def _too_large(name: str) -> StorageError:
     return StorageError(
         f"{name} has more than {MAX_PIXELS:,} pixels and was not opened. Make it smaller first."
@@ -217,6 +229,9 @@ def _to_srgb(image: Image.Image, mode: str) -> Image.Image:
         image = image.point(lambda level: level / 256).convert("L")
     elif image.mode == "F":
         image = image.convert("L")
+    if mode == AS_IT_IS:
+        grey = "L" if image.mode in ("1", "L") else "RGB"
+        mode = grey if alpha is None else "RGBA"
     converted = image.convert(mode if mode != "RGBA" else "RGB")
     if mode == "RGBA":
         converted = converted.convert("RGBA")
