@@ -1,15 +1,17 @@
 """Everything that can go wrong, as sentences an artist can act on.
 
-    EaselError                      what happened, to which thing, what to do next
-    ├── InvalidRequestError         one field of a request cannot be drawn; names the field
-    ├── ModelError                  a model folder is missing, broken or refused
-    ├── NotEnoughMemoryError        the picture does not fit in memory
-    ├── StorageError                a file or the database could not be written or read
-    │   ├── DiskFullError
-    │   └── NewerDatabaseError      the database was made by a newer Easel
-    ├── NotFoundError               a picture, job or preset that is not there (any more)
-    ├── StudioRunningError          another process owns this data folder
-    └── TrainingError               a stage lacks its inputs or met a damaged checkpoint
+EaselError                      what happened, to which thing, what to do next
+├── InvalidRequestError         one field of a request cannot be drawn; names the field
+├── ModelError                  a model folder is missing, broken or refused
+├── NotEnoughMemoryError        the picture does not fit in memory
+├── StorageError                a file or the database could not be written or read
+│   ├── DiskFullError
+│   └── NewerDatabaseError      the database was made by a newer Easel
+├── NotFoundError               a picture, job or preset that is not there (any more)
+├── StudioRunningError          another process owns this data folder
+├── VoteRefusedError            a vote, pair or campaign that does not fit what is stored
+├── ImportRefusedError          a file of votes that cannot be taken in; nothing of it was
+└── TrainingError               a stage lacks its inputs or met a damaged checkpoint
 """
 
 from __future__ import annotations
@@ -57,6 +59,14 @@ class NotFoundError(EaselError):
 
 class StudioRunningError(EaselError):
     """Another process owns this data folder."""
+
+
+class VoteRefusedError(EaselError):
+    """A vote, pair or campaign does not fit what is stored; nothing was changed."""
+
+
+class ImportRefusedError(EaselError):
+    """A file of votes cannot be taken in; nothing of it was."""
 
 
 class TrainingError(EaselError):

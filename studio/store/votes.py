@@ -1,0 +1,327 @@
+"""The votes: rows that are only ever added, and read in bounded memory.
+
+A vote is acknowledged after its commit, which the database flushes to disk. Sums over them
+(`Tally`) are kept in the same transaction, so that statistics over a million votes are one look-up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from sqlalchemy import Select, func, insert, select, update
+from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.exc import IntegrityError
+
+from studio.core.errors import NotFoundError, VoteRefusedError
+from studio.core.vote import Tally, Undo, Vote
+from studio.store.database import Database
+from studio.store.tables import PAIRS, UNDOS, VOTES
+from studio.store.tally import TallyChanges, sum_tallies, tallies_by_rater
+
+PAGE = 1000  # votes in memory while all are read
+_SAME = ("rater", "left", "right", "choice", "strength", "pair_id", "campaign", "prompt")
+
+
+class VoteStore:
+    """Every vote of one database; may be used from several threads and processes."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        """Use an open database; `clock` gives seconds since 1970, for undos."""
+        self._engine = database.engine
+        self._writer = database.writer
+        self._clock = clock
+        # SQLite has one writer at a time and lets the others poll: a queue here is faster and fair.
+        self._turn = threading.Lock() if database.is_sqlite else contextlib.nullcontext()
+
+    def add(self, vote: Vote) -> Vote:
+        """Store a vote durably and return it; when this returns, it survives a power cut.
+
+        The same vote again (a double click, a replayed request) gives the stored one. A vote on a
+        pair answers that pair in the queue.
+
+        Raises `VoteRefusedError` for another vote under the same id, for a second vote of a rater
+        on a pair that he answered already (another tab) and has not undone, and for a pair that is
+        not his or shows other pictures.
+        """
+        try:
+            with self._turn, self._writer.begin() as connection:
+                return self._add(connection, vote)
+        except IntegrityError as error:  # another process was faster, between our look and our row
+            with self._engine.connect() as connection:
+                known = _find(connection, vote.id)
+            if known is not None:
+                return _same(known, vote)
+            raise VoteRefusedError(_ANSWERED) from error
+
+    def add_all(self, votes: Iterable[Vote], undos: Iterable[Undo] = ()) -> int:
+        """Store many votes and undos, all or none; return how many votes were new.
+
+        Votes that are there already are left as they are. For imports, batches: no pair is
+        answered by them. Raises `VoteRefusedError`.
+        """
+        added = 0
+        with self._turn, self._writer.begin() as connection:
+            changes = TallyChanges()
+            for vote in votes:
+                known = _find(connection, vote.id)
+                if known is not None:
+                    _same(known, vote)
+                    continue
+                _insert(connection, vote, _attempt(connection, vote))
+                changes.add(vote, _repeated(connection, vote))
+                added += 1
+            for undo in undos:
+                self._undo(connection, undo, changes)
+            changes.write(connection)
+        return added
+
+    def undo(self, vote_id: str, event_id: str, *, rater: str | None = None) -> Vote:
+        """Take a vote back with an event of its own and return the vote, whose row stays.
+
+        Its pair waits again. Undoing twice, or replaying the event, changes nothing more. With
+        `rater`, only his own votes. Raises `NotFoundError`, `VoteRefusedError`.
+        """
+        try:
+            with self._turn, self._writer.begin() as connection:
+                vote = _get(connection, vote_id)
+                if rater is not None and vote.rater != rater:
+                    raise VoteRefusedError(
+                        "This vote is another rater's; only he can take it back."
+                    )
+                changes = TallyChanges()
+                event = Undo(event_id, vote_id, self._clock(), vote.rater, vote.session_id)
+                self._undo(connection, event, changes)
+                changes.write(connection)
+                _set_pair(connection, vote.pair_id, "waiting", "answered")
+                return vote
+        except IntegrityError:  # undone by another process at the same moment
+            return self.get(vote_id)
+
+    def get(self, vote_id: str) -> Vote:
+        """Return a vote, undone or not. Raises `NotFoundError`."""
+        with self._engine.connect() as connection:
+            return _get(connection, vote_id)
+
+    def is_undone(self, vote_id: str) -> bool:
+        """Whether a vote was taken back."""
+        with self._engine.connect() as connection:
+            query = select(UNDOS.c.number).where(UNDOS.c.vote_id == vote_id)
+            return connection.execute(query).one_or_none() is not None
+
+    def votes(
+        self,
+        campaign: str | None = None,
+        rater: str | None = None,
+        *,
+        include_undone: bool = False,
+        after: int = 0,
+    ) -> Iterator[Vote]:
+        """Yield votes in the order of their arrival, a page in memory at a time.
+
+        `after` skips votes up to that `newest_number`, for readers that keep up as votes arrive.
+        """
+        for _, vote in self.numbered(campaign, rater, include_undone=include_undone, after=after):
+            yield vote
+
+    def numbered(
+        self,
+        campaign: str | None = None,
+        rater: str | None = None,
+        *,
+        include_undone: bool = False,
+        after: int = 0,
+    ) -> Iterator[tuple[int, Vote]]:
+        """Yield (number, vote) as `votes` does."""
+        query = _votes(include_undone).order_by(VOTES.c.number).limit(PAGE)
+        query = query if campaign is None else query.where(VOTES.c.campaign == campaign)
+        query = query if rater is None else query.where(VOTES.c.rater == rater)
+        while True:
+            with self._engine.connect() as connection:
+                rows = connection.execute(query.where(VOTES.c.number > after)).mappings().all()
+            for row in rows:
+                yield row["number"], _vote(row)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["number"]
+
+    def undos(self) -> Iterator[Undo]:
+        """Yield every undo in the order of its arrival, a page in memory at a time."""
+        after = 0
+        while True:
+            query = select(UNDOS).where(UNDOS.c.number > after).order_by(UNDOS.c.number)
+            with self._engine.connect() as connection:
+                rows = connection.execute(query.limit(PAGE)).mappings().all()
+            for row in rows:
+                yield Undo(
+                    row["id"], row["vote_id"], row["created_at"], row["rater"], row["session_id"]
+                )
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["number"]
+
+    def newest(self, rater: str, session_id: str | None = None) -> Vote | None:
+        """Return the rater's last vote that stands, of one session or of all; None without any."""
+        query = _votes(False).where(VOTES.c.rater == rater).order_by(VOTES.c.number.desc())
+        if session_id is not None:
+            query = query.where(VOTES.c.session_id == session_id)
+        with self._engine.connect() as connection:
+            row = connection.execute(query.limit(1)).mappings().one_or_none()
+        return None if row is None else _vote(row)
+
+    def newest_number(self) -> int:
+        """Return a number that grows with each vote; 0 without any. Cheap: for readers that wait.
+
+        An undo does not change it; `events` counts both.
+        """
+        with self._engine.connect() as connection:
+            return connection.execute(select(func.max(VOTES.c.number))).scalar() or 0
+
+    def events(self) -> tuple[int, int]:
+        """Return the newest numbers of votes and undos: equal when nothing has happened."""
+        with self._engine.connect() as connection:
+            votes = connection.execute(select(func.max(VOTES.c.number))).scalar() or 0
+            return votes, connection.execute(select(func.max(UNDOS.c.number))).scalar() or 0
+
+    def count(self, campaign: str | None = None, rater: str | None = None) -> int:
+        """Return how many answers on pairs stand: left, right, tie and both bad."""
+        return self.tally(campaign, rater).votes
+
+    def tally(self, campaign: str | None = None, rater: str | None = None) -> Tally:
+        """Return the counts of a campaign, a rater, both or all, without looking at the votes."""
+        with self._engine.connect() as connection:
+            return sum_tallies(connection, campaign, rater)
+
+    def tallies(self, campaign: str | None = None) -> dict[str, Tally]:
+        """Return each rater's counts by name, of one campaign or all together."""
+        with self._engine.connect() as connection:
+            return tallies_by_rater(connection, campaign)
+
+    def _add(self, connection: Connection, vote: Vote) -> Vote:
+        known = _find(connection, vote.id)
+        if known is not None:
+            return _same(known, vote)
+        if vote.pair_id:
+            _check_pair(connection, vote)
+        attempt = _attempt(connection, vote)
+        if attempt is None:
+            raise VoteRefusedError(_ANSWERED)
+        _insert(connection, vote, attempt)
+        _set_pair(connection, vote.pair_id, "answered", "waiting")
+        changes = TallyChanges()
+        changes.add(vote, _repeated(connection, vote))
+        changes.write(connection)
+        return vote
+
+    def _undo(self, connection: Connection, event: Undo, changes: TallyChanges) -> None:
+        vote = _get(connection, event.vote_id)
+        taken = select(UNDOS.c.vote_id, UNDOS.c.id).where(
+            (UNDOS.c.vote_id == event.vote_id) | (UNDOS.c.id == event.id)
+        )
+        for row in connection.execute(taken):
+            if row.vote_id == event.vote_id:
+                return
+            raise VoteRefusedError("This undo was used for another vote. Reload the page.")
+        connection.execute(
+            insert(UNDOS).values(
+                id=event.id,
+                vote_id=event.vote_id,
+                created_at=event.created_at,
+                rater=event.rater,
+                session_id=event.session_id,
+            )
+        )
+        changes.take_back(vote, _repeated(connection, vote))
+        for repeat in _repeats_of(connection, vote.id):
+            changes.forget_repeat(repeat, vote)
+
+
+_ANSWERED = (
+    "This pair is answered already, perhaps in another tab; that vote stands. Press U there to "
+    "take it back, or go on with the next pair."
+)
+
+
+def _votes(include_undone: bool) -> Select:
+    query = select(VOTES)
+    if not include_undone:
+        query = query.outerjoin(UNDOS, UNDOS.c.vote_id == VOTES.c.id).where(UNDOS.c.id.is_(None))
+    return query
+
+
+def _find(connection: Connection, vote_id: str) -> Vote | None:
+    row = connection.execute(select(VOTES).where(VOTES.c.id == vote_id)).mappings().one_or_none()
+    return None if row is None else _vote(row)
+
+
+def _get(connection: Connection, vote_id: str) -> Vote:
+    vote = _find(connection, vote_id)
+    if vote is None:
+        raise NotFoundError(f"There is no vote '{vote_id[:40]}'. Reload the page.")
+    return vote
+
+
+def _same(known: Vote, vote: Vote) -> Vote:
+    if any(getattr(known, name) != getattr(vote, name) for name in _SAME):
+        raise VoteRefusedError(
+            f"Another vote is stored under the id '{vote.id[:40]}'; it stays as it is. "
+            "Give this one an id of its own."
+        )
+    return known
+
+
+def _insert(connection: Connection, vote: Vote, attempt: int | None) -> None:
+    if attempt is None:
+        raise VoteRefusedError(_ANSWERED)
+    connection.execute(
+        insert(VOTES).values(vote.to_dict() | {"held_out": int(vote.held_out), "attempt": attempt})
+    )
+
+
+def _attempt(connection: Connection, vote: Vote) -> int | None:
+    """Return how often this rater's votes on the pair were undone; None while one stands."""
+    if not vote.pair_id:
+        return 0
+    query = select(UNDOS.c.id).select_from(VOTES).outerjoin(UNDOS, UNDOS.c.vote_id == VOTES.c.id)
+    query = query.where(VOTES.c.pair_id == vote.pair_id, VOTES.c.rater == vote.rater)
+    undone = connection.execute(query).scalars().all()
+    return None if None in undone else len(undone)
+
+
+def _check_pair(connection: Connection, vote: Vote) -> None:
+    pair = connection.execute(select(PAIRS).where(PAIRS.c.id == vote.pair_id)).mappings()
+    row = pair.one_or_none()
+    if row is None or row["state"] == "dropped":
+        raise VoteRefusedError("This pair is not there any more; go on with the next one.")
+    shown = (row["campaign"], row["rater"], row["left"], row["right"])
+    if shown != (vote.campaign, vote.rater, vote.left, vote.right):
+        raise VoteRefusedError(
+            "This pair is another rater's, or shows other pictures. Reload the page."
+        )
+
+
+def _set_pair(connection: Connection, pair_id: str, state: str, from_state: str) -> None:
+    if pair_id:
+        pair = (PAIRS.c.id == pair_id) & (PAIRS.c.state == from_state)
+        connection.execute(update(PAIRS).where(pair).values(state=state))
+
+
+def _repeated(connection: Connection, vote: Vote) -> Vote | None:
+    """Return the vote that this one asks again, if that one stands."""
+    if vote.repeat_of is None:
+        return None
+    query = _votes(False).where(VOTES.c.id == vote.repeat_of)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _vote(row)
+
+
+def _repeats_of(connection: Connection, vote_id: str) -> list[Vote]:
+    query = _votes(False).where(VOTES.c.repeat_of == vote_id)
+    return [_vote(row) for row in connection.execute(query).mappings()]
+
+
+def _vote(row: RowMapping) -> Vote:
+    values = {name: row[name] for name in Vote.__dataclass_fields__}
+    return Vote(**values | {"held_out": bool(values["held_out"])})
