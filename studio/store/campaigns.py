@@ -277,6 +277,24 @@ class CampaignStore:
         with self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
 
+    def shown(self, campaign_id: str, rater: str, newest: int = 2000) -> list[tuple[str, str]]:
+        """Return the pictures of a rater's newest pairs, whatever became of them."""
+        found = []
+        with self._engine.connect() as connection:
+            for state in ("waiting", "answered", "dropped"):  # each walks the index backwards
+                query = (
+                    select(PAIRS.c.left, PAIRS.c.right)
+                    .where(
+                        PAIRS.c.campaign == campaign_id,
+                        PAIRS.c.rater == rater,
+                        PAIRS.c.state == state,
+                    )
+                    .order_by(PAIRS.c.number.desc())
+                    .limit(newest)
+                )
+                found += [(row.left, row.right) for row in connection.execute(query)]
+        return found
+
     def _drop(self, condition: ColumnElement[bool]) -> int:
         with self._writer.begin() as connection:
             return connection.execute(

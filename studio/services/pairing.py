@@ -1,0 +1,185 @@
+"""Which two pictures a rater sees next: repeats, held-out pairs, and the campaign's strategy.
+
+A campaign's possible pairs are parted in two by a hash that every studio computes alike: the
+held-out part is drawn at random and in the same order for every rater, so that the reward is
+evaluated, and raters are compared, on pairs that nothing learned from. The rest is chosen by the
+strategy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from studio.core.campaign import Campaign, CampaignPicture, PairDraft
+from studio.core.vote import Selection, Vote
+
+CANDIDATES = 256  # pairs among which a strategy chooses
+TRIES = 40  # draws for each candidate that is wanted
+FEW_PAIRS = 4000  # a pool of up to so many pairs is looked at whole
+
+Pair = tuple[str, str]  # two sha256 in ascending order
+Choose = Callable[[Sequence[Pair]], int]  # candidates -> the place of the one to show
+Repeat = Callable[[], Vote | None]  # the next vote of the rater that may be asked again
+
+
+@dataclass
+class Pool:
+    """The pictures of one campaign by prompt; grows while the campaign is drawn."""
+
+    campaign: str
+    by_prompt: dict[tuple[str, str], list[CampaignPicture]] = field(default_factory=dict)
+    newest: int = 0  # number of the last picture that was added
+
+    def add(self, pictures: Iterable[CampaignPicture]) -> None:
+        """Take in pictures that came since."""
+        for picture in pictures:
+            group = self.by_prompt.setdefault((picture.prompt, picture.negative_prompt), [])
+            group.append(picture)
+            self.newest = max(self.newest, picture.number)
+
+    def groups(self) -> list[tuple[tuple[str, str], list[CampaignPicture]]]:
+        """Return the prompts with at least one pair, in a fixed order."""
+        found = [(key, group) for key, group in self.by_prompt.items() if _pairs_of(group)]
+        return sorted(found, key=lambda entry: entry[0])
+
+    def pair_count(self) -> int:
+        """Return how many different pairs can be shown."""
+        return sum(_pairs_of(group) for group in self.by_prompt.values())
+
+
+def ordered(one: str, other: str) -> Pair:
+    """Return two pictures in the one order that stands for the pair, whatever its sides."""
+    return (one, other) if one < other else (other, one)
+
+
+def is_held_out(campaign: str, pair: Pair, share: float) -> bool:
+    """Whether a pair belongs to the part that nothing learns from."""
+    digest = hashlib.sha256("/".join((campaign, *pair)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Whose pairs are drafted, and what decides them."""
+
+    campaign: Campaign
+    rater: str
+    shown: Iterable[Pair]  # what the rater has seen
+    repeat: Repeat
+    choose: Choose | None = None  # the campaign's strategy; None chooses at random
+
+
+def draft_pairs(queue: Queue, pool: Pool, count: int, draw: random.Random) -> list[PairDraft]:
+    """Return up to `count` pairs for a rater's queue, fewer when all were shown."""
+    campaign, rater = queue.campaign, queue.rater
+    plan, groups = campaign.plan, pool.groups()
+    seen, drafts = set(queue.shown), []
+    for _ in range(count):
+        chance = draw.random()
+        draft = None
+        if chance < plan.repeat_share:
+            draft = _repeat(rater, queue.repeat())
+        elif chance < plan.repeat_share + plan.held_out_share:
+            draft = _held_out(campaign, rater, groups, seen)
+        if draft is None:
+            draft = _chosen(queue, groups, seen, draw)
+        if draft is None:  # everything that may be learned from was shown: the rest is held out
+            draft = _held_out(campaign, rater, groups, seen)
+        if draft is None:
+            break
+        seen.add(ordered(draft.one, draft.other))
+        drafts.append(draft)
+    return drafts
+
+
+Groups = list[tuple[tuple[str, str], list[CampaignPicture]]]
+
+
+def _repeat(rater: str, vote: Vote | None) -> PairDraft | None:
+    """Ask a vote's pair again with its sides swapped."""
+    if vote is None:
+        return None
+    return PairDraft(
+        rater,
+        vote.prompt,
+        vote.right,
+        vote.left,
+        vote.negative_prompt,
+        selection="repeat",
+        repeat_of=vote.id,
+    )
+
+
+def _held_out(campaign: Campaign, rater: str, groups: Groups, seen: set[Pair]) -> PairDraft | None:
+    """Return the first held-out pair, in an order common to all raters, that is new to this one."""
+    share = campaign.plan.held_out_share
+    if not share:
+        return None
+    for key, pair in _walk(groups, random.Random(campaign.id), len(seen) + CANDIDATES):
+        if pair not in seen and is_held_out(campaign.id, pair, share):
+            return PairDraft(rater, key[0], *pair, key[1], "random", held_out=True)
+    return None
+
+
+def _chosen(queue: Queue, groups: Groups, seen: set[Pair], draw: random.Random) -> PairDraft | None:
+    """Return the pair that the strategy takes out of new ones."""
+    campaign, choose = queue.campaign, queue.choose
+    share = campaign.plan.held_out_share
+    wanted = CANDIDATES if choose else 1
+    candidates: dict[Pair, tuple[str, str]] = {}
+    for key, pair in _walk(groups, draw, wanted):
+        if pair not in seen and not is_held_out(campaign.id, pair, share):
+            candidates[pair] = key
+            if len(candidates) == wanted:
+                break
+    if not candidates:
+        return None
+    pairs = list(candidates)
+    pair = pairs[choose(pairs) if choose else 0]
+    selection: Selection = campaign.plan.strategy if choose else "random"
+    return PairDraft(queue.rater, candidates[pair][0], *pair, candidates[pair][1], selection)
+
+
+def _walk(
+    groups: Groups, draw: random.Random, wanted: int
+) -> Iterator[tuple[tuple[str, str], Pair]]:
+    """Yield pairs in a random order: each once in a small pool, drawn with replacement else."""
+    if not groups:
+        return
+    if sum(_pairs_of(group) for _, group in groups) <= FEW_PAIRS:
+        every = [(key, pair) for key, group in groups for pair in _all_pairs(group)]
+        draw.shuffle(every)
+        yield from every
+        return
+    for _ in range(TRIES * wanted):
+        key, group = groups[draw.randrange(len(groups))]
+        one, other = draw.sample(group, 2)
+        if _comparable(group, one, other):
+            yield key, ordered(one.sha256, other.sha256)
+
+
+def _all_pairs(group: list[CampaignPicture]) -> list[Pair]:
+    return [
+        ordered(one.sha256, other.sha256)
+        for one, other in combinations(group, 2)
+        if _comparable(group, one, other)
+    ]
+
+
+def _comparable(group: list[CampaignPicture], one: CampaignPicture, other: CampaignPicture) -> bool:
+    """Where several contestants drew a prompt, they meet each other and not themselves."""
+    return one.contestant != other.contestant or len({p.contestant for p in group}) == 1
+
+
+def _pairs_of(group: list[CampaignPicture]) -> int:
+    """Count a prompt's pairs without listing them."""
+    sizes: dict[str, int] = {}
+    for picture in group:
+        sizes[picture.contestant] = sizes.get(picture.contestant, 0) + 1
+    if len(sizes) == 1:
+        return len(group) * (len(group) - 1) // 2
+    return (len(group) ** 2 - sum(size**2 for size in sizes.values())) // 2
