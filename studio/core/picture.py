@@ -29,4 +29,9 @@ class Picture:
     @property
     def seed(self) -> int:
         """The seed of this picture alone: draws it again with count 1."""
-        return self.request.seed + self.index
+        return self.request.seeds_of(self.index)[0]
+
+    @property
+    def variation_seed(self) -> int:
+        """The variation seed of this picture alone."""
+        return self.request.seeds_of(self.index)[1]

@@ -19,6 +19,7 @@ from types import MappingProxyType
 
 import studio
 from studio.core.request import GenerationRequest
+from studio.store.infotext_edit import edit_pairs, plain, variation_pairs
 
 NEGATIVE = "Negative prompt:"
 MIN_PAIRS = 3  # fewer on the last line: it is part of the prompt
@@ -67,13 +68,14 @@ def write_infotext(request: GenerationRequest, index: int = 0) -> str:
     whole: list[tuple[str, object]] = [
         ("Steps", request.steps),
         ("Sampler", request.sampler),
-        ("CFG scale", _plain(request.guidance_scale)),
-        ("Seed", request.seed + index),
+        ("CFG scale", plain(request.guidance_scale)),
+        ("Seed", request.seeds_of(index)[0]),
         ("Size", f"{request.width}x{request.height}"),
         ("Model hash", request.model_hash[:10] or None),
         ("Model", request.model or None),
-        ("Denoising strength", _plain(request.strength) if request.source else None),
-        ("Eta", _plain(request.eta) if request.eta else None),
+        *variation_pairs(request, index),
+        *edit_pairs(request),
+        ("Eta", plain(request.eta) if request.eta else None),
         ("Version", f"Easel {studio.__version__}"),
     ]
     line = ", ".join(f"{key}: {quote(value)}" for key, value in whole if value is not None)
@@ -224,8 +226,3 @@ def _add_defaults(parameters: dict[str, str], prompts: str) -> None:
         parameters.setdefault("Emphasis", "Original")
     if parameters["FP8 weight"] != "Disable":
         parameters.setdefault("Cache FP16 weight for LoRA", "False")
-
-
-def _plain(number: float) -> str:
-    """Write 7.0 as '7' and everything else so that it reads back equal."""
-    return str(int(number)) if float(number).is_integer() else repr(float(number))

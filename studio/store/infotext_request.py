@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -17,6 +16,7 @@ from studio.core.request import (
     GenerationRequest,
 )
 from studio.store.infotext import Infotext
+from studio.store.infotext_edit import clamp, read_edit
 
 # Schedules that files before 1.9 fused into the sampler's name, longest ending first.
 SCHEDULES = (
@@ -78,17 +78,20 @@ def request_from_infotext(infotext: Infotext) -> tuple[GenerationRequest, tuple[
     notices.append(note)
     seed, note = _seed(parameters)
     notices.append(note)
+    edit, notes = read_edit(parameters, (width, height))
+    notices.extend(notes)
     default = GenerationRequest()
     request = GenerationRequest(
         prompt=prompt,
         negative_prompt=negative,
         width=width,
         height=height,
-        steps=int(_clamp(parameters, "Steps", (1, MAX_STEPS), default.steps)),
-        guidance_scale=_clamp(parameters, "CFG scale", (0, 50), default.guidance_scale),
+        steps=int(clamp(parameters, "Steps", (1, MAX_STEPS), default.steps)),
+        guidance_scale=clamp(parameters, "CFG scale", (0, 50), default.guidance_scale),
         sampler=sampler,
-        eta=_clamp(parameters, "Eta", (0, 1), default.eta),
+        eta=clamp(parameters, "Eta", (0, 1), default.eta),
         seed=seed,
+        **edit,
     )
     return request, tuple(note for note in notices if note)
 
@@ -128,19 +131,8 @@ def _size(parameters: Mapping[str, str]) -> tuple[int, int, str]:
 
 
 def _side(parameters: Mapping[str, str], key: str, default: int) -> int:
-    side = int(_clamp(parameters, key, (MIN_SIDE, MAX_SIDE), default))
+    side = int(clamp(parameters, key, (MIN_SIDE, MAX_SIDE), default))
     return side // 8 * 8
-
-
-def _clamp(
-    parameters: Mapping[str, str], key: str, limits: tuple[float, float], default: float
-) -> float:
-    """Return the number inside the limits; the default for what is none."""
-    try:
-        value = float(parameters.get(key, "")[:40])
-    except ValueError:
-        return default
-    return default if math.isnan(value) else min(max(value, limits[0]), limits[1])
 
 
 def _seed(parameters: Mapping[str, str]) -> tuple[int, str]:

@@ -15,6 +15,7 @@ from studio.core.errors import NotFoundError
 from studio.core.request import GenerationRequest
 from studio.store.database import Database
 from studio.store.tables import JOBS, PICTURES
+from studio.store.used_sources import note_use
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 STATES: tuple[JobState, ...] = get_args(JobState)
@@ -38,6 +39,7 @@ class Job:
     label: str
     set_id: str  # shared by the jobs of a 'one panel a line' set
     panel: int = 0  # number within the set, from 1
+    parent_id: int | None = None  # the picture that its pictures are made from
 
 
 class JobStore:
@@ -58,6 +60,7 @@ class JobStore:
         label: str = "",
         set_id: str = "",
         panel: int = 0,
+        parent_id: int | None = None,
     ) -> Job:
         """Put a job at the end of the queue. A key that was used before gives that job again."""
         with self._writer.begin() as connection:
@@ -78,8 +81,10 @@ class JobStore:
                     label=label,
                     set_id=set_id,
                     panel=panel,
+                    parent_id=parent_id,
                 )
             )
+            note_use(connection, request)
             return _read(connection, job_id)
 
     def get(self, job_id: str) -> Job:
@@ -210,4 +215,5 @@ def _job(row: RowMapping) -> Job:
         label=row["label"],
         set_id=row["set_id"],
         panel=row["panel"],
+        parent_id=row["parent_id"],
     )

@@ -49,6 +49,7 @@ class PictureRecord:
     parent_id: int | None = None
     set_id: str = ""
     panel: int = 0
+    parent: str = ""  # sha256 of the parent's file: it outlives the numbers of a lost database
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def png_text(record: PictureRecord) -> PngInfo:
         "version": CHUNK_VERSION,
         "app": f"easel {studio.__version__}",
         "model": {"name": request.model, "sha256": request.model_hash},
-        "seed": request.seed + record.index,
+        "seed": request.seeds_of(record.index)[0],
     }
     info = PngInfo()
     info.add_text("parameters", write_infotext(request, record.index))
@@ -155,6 +156,7 @@ def parse_chunk(text: str) -> PictureRecord | None:
         parent_id=_whole(values, "parent_id", 2**63 - 1),
         set_id=_short_text(values, "set_id"),
         panel=_whole(values, "panel", 2**16) or 0,
+        parent=_short_text(values, "parent"),
     )
 
 

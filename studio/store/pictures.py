@@ -22,13 +22,15 @@ from studio.core.errors import InvalidRequestError, NotFoundError, StorageError
 from studio.core.picture import Picture
 from studio.core.request import GenerationRequest
 from studio.store.database import Database
-from studio.store.files import atomic_write
+from studio.store.files import atomic_write, remove
 from studio.store.metadata import PictureRecord, encode_png
+from studio.store.naming import is_named
 from studio.store.picture_query import PictureFilter, count_query, page_query
 from studio.store.reconcile import Reconciliation, reconcile_folder
 from studio.store.search import forget_prompt, index_prompt, mark_prompt
 from studio.store.tables import JOBS, PICTURES
 from studio.store.thumbnails import make_thumbnail
+from studio.store.used_sources import note_use
 
 PAGE = 60  # pictures a page shows
 MAX_PAGE = 1000
@@ -68,8 +70,9 @@ class PictureStore:
         if not job_id or not all(c.isascii() and (c.isalnum() or c == "-") for c in job_id):
             raise ValueError(f"a job's id is made by us: {job_id!r}")
         set_id, panel = self._set_of(job_id)
+        parent = self._sha256_of(parent_id)
         record = PictureRecord(
-            request, index, job_id, seconds, self._clock(), parent_id, set_id, panel
+            request, index, job_id, seconds, self._clock(), parent_id, set_id, panel, parent
         )
         content = encode_png(image, record)
         with self._filing:
@@ -93,7 +96,7 @@ class PictureStore:
             "sha256": hashlib.sha256(content).hexdigest(),
             "job_id": record.job_id,
             "idx": record.index,
-            "seed": request.seed + record.index,
+            "seed": request.seeds_of(record.index)[0],
             "width": size[0],
             "height": size[1],
             "seconds": record.seconds,
@@ -111,6 +114,7 @@ class PictureStore:
                 row = connection.execute(insert(PICTURES).values(values).returning(PICTURES))
                 picture = _picture(row.mappings().one())
                 index_prompt(connection, picture.id, request.prompt)
+                note_use(connection, request)
         except IntegrityError:  # another process adopted it in between
             with self._engine.connect() as connection:
                 row = connection.execute(select(PICTURES).where(PICTURES.c.path == path))
@@ -187,6 +191,13 @@ class PictureStore:
         with self._engine.connect() as connection:
             return [_picture(row) for row in connection.execute(query).mappings()]
 
+    def children(self, picture_id: int, limit: int = MAX_PAGE) -> list[Picture]:
+        """Return the pictures that were made from one, oldest first, also those in the bin."""
+        query = select(PICTURES).where(PICTURES.c.parent_id == picture_id)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(PICTURES.c.id).limit(limit)).mappings()
+            return [_picture(row) for row in rows]
+
     def star(self, picture_id: int, starred: bool) -> Picture:
         """Set or take away the star. Raises `NotFoundError`."""
         return self._change(picture_id, starred=int(starred))
@@ -206,15 +217,19 @@ class PictureStore:
         return self._change(picture_id, shelf="gallery", deleted_at=None)
 
     def purge(self, older_than: float) -> int:
-        """Remove for good what has been in the bin for `older_than` seconds; returns how many."""
-        limit = self._clock() - older_than
-        query = select(PICTURES).where(PICTURES.c.shelf == "bin", PICTURES.c.deleted_at <= limit)
+        """Remove for good what has been in the bin for `older_than` seconds; returns how many.
+
+        A picture that a vote, a campaign, a job or another picture names stays in the bin.
+        Raises `StorageError` when a file cannot be removed.
+        """
+        old = (PICTURES.c.shelf == "bin", PICTURES.c.deleted_at <= self._clock() - older_than)
         with self._engine.connect() as connection:
+            query = select(PICTURES).where(*old, ~is_named())
             doomed = [_picture(row) for row in connection.execute(query).mappings()]
         for picture in doomed:
             # File first: an orphaned file would come back at the next start.
-            self._inside(picture.path).unlink(missing_ok=True)
-            self._thumbnail_path(picture).unlink(missing_ok=True)
+            remove(self._inside(picture.path))
+            remove(self._thumbnail_path(picture))
             with self._writer.begin() as connection:
                 connection.execute(delete(PICTURES).where(PICTURES.c.id == picture.id))
                 forget_prompt(connection, picture.id)
@@ -261,10 +276,17 @@ class PictureStore:
             row = connection.execute(query).one_or_none()
         return ("", 0) if row is None else (row.set_id, row.panel)
 
+    def _sha256_of(self, picture_id: int | None) -> str:
+        if picture_id is None:
+            return ""
+        query = select(PICTURES.c.sha256).where(PICTURES.c.id == picture_id)
+        with self._engine.connect() as connection:
+            return connection.execute(query).scalar() or ""
+
     def _free_path(self, record: PictureRecord) -> str:
         """Return `pictures/{date}/{job}_{idx}_{seed}.png`, numbered if that is taken."""
         day = time.strftime("%Y-%m-%d", time.localtime(record.created_at))
-        seed = record.request.seed + record.index
+        seed = record.request.seeds_of(record.index)[0]
         stem = f"pictures/{day}/{record.job_id[:40]}_{record.index}_{seed}"
         path, number = f"{stem}.png", 1
         while (self._root / path).exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,9 @@ from studio.store.files import FORMATS, open_picture, read_bytes, sweep_temporar
 from studio.store.metadata import PictureRecord, read_metadata
 from studio.store.search import mark_prompt
 from studio.store.tables import PICTURES
+
+SWEPT = ("pictures", "thumbnails", "sources", "drafts")  # folders where killed writes may lie
+Orphans = dict[int, str]  # adopted pictures whose parent was not listed yet -> its sha256
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,14 @@ def reconcile_folder(
     `opened_at` is when the store was opened, in seconds since 1970.
     """
     pictures = root / "pictures"
-    swept = sum(sweep_temporaries(root / name, opened_at) for name in ("pictures", "thumbnails"))
+    swept = sum(sweep_temporaries(root / name, opened_at) for name in SWEPT)
     folders = (
         {path.name for path in pictures.iterdir() if path.is_dir()} if pictures.is_dir() else set()
     )
-    totals = Reconciliation(swept=swept)
+    totals, parentless = Reconciliation(swept=swept), Orphans()
     for day in sorted(folders | _days_of_rows(writer)):
         with filing:
-            found = _reconcile_day(rows, root, writer, f"pictures/{day}/")
+            found = _reconcile_day(rows, root, writer, f"pictures/{day}/", parentless)
         totals = Reconciliation(
             totals.adopted + found.adopted,
             totals.missing + found.missing,
@@ -63,6 +66,7 @@ def reconcile_folder(
             swept,
             totals.foreign + found.foreign,
         )
+    _give_parents(writer, parentless)
     return totals
 
 
@@ -80,7 +84,9 @@ def _days_of_rows(writer: Engine) -> set[str]:
             after = path.rpartition("/")[0] + "0"  # '0' is the character after '/'
 
 
-def _reconcile_day(rows: Rows, root: Path, writer: Engine, prefix: str) -> Reconciliation:
+def _reconcile_day(
+    rows: Rows, root: Path, writer: Engine, prefix: str, parentless: Orphans
+) -> Reconciliation:
     folder = root / prefix
     on_disk = (
         {f"{prefix}{entry.name}" for entry in folder.glob("*.png") if not entry.is_symlink()}
@@ -97,7 +103,7 @@ def _reconcile_day(rows: Rows, root: Path, writer: Engine, prefix: str) -> Recon
     _shelve(writer, gone, "missing")
     _shelve(writer, back, "gallery")
     orphans = sorted(on_disk - set(known))
-    adopted = sum(_adopt(rows, root, path) for path in orphans)
+    adopted = sum(_adopt(rows, root, path, writer, parentless) for path in orphans)
     return Reconciliation(adopted, len(gone), len(back), 0, len(orphans) - adopted)
 
 
@@ -111,7 +117,7 @@ def _shelve(writer: Engine, picture_ids: list[int], shelf: str) -> None:
             mark_prompt(connection, row)
 
 
-def _adopt(rows: Rows, root: Path, path: str) -> bool:
+def _adopt(rows: Rows, root: Path, path: str, writer: Engine, parentless: Orphans) -> bool:
     """List an orphan if it is whole and carries our recipe."""
     try:
         content = read_bytes(root / path)
@@ -123,5 +129,25 @@ def _adopt(rows: Rows, root: Path, path: str) -> bool:
         return False
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         size = image.size
-    rows.add_row(path, content, record, size)
+    if record.parent:  # its number counts only in the database that it was written under
+        record = replace(record, parent_id=_number_of(writer, record.parent))
+    picture = rows.add_row(path, content, record, size)
+    if record.parent and picture.parent_id is None:
+        parentless[picture.id] = record.parent
     return True
+
+
+def _give_parents(writer: Engine, parentless: Orphans) -> None:
+    """Link the adopted pictures whose parent was adopted after them."""
+    for picture_id, parent in parentless.items():
+        parent_id = _number_of(writer, parent)
+        if parent_id is not None and parent_id != picture_id:
+            change = update(PICTURES).where(PICTURES.c.id == picture_id)
+            with writer.begin() as connection:
+                connection.execute(change.values(parent_id=parent_id))
+
+
+def _number_of(writer: Engine, sha256: str) -> int | None:
+    query = select(PICTURES.c.id).where(PICTURES.c.sha256 == sha256).order_by(PICTURES.c.id)
+    with writer.connect() as connection:
+        return connection.execute(query.limit(1)).scalar()
