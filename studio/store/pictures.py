@@ -127,6 +127,18 @@ class PictureStore:
         with self._engine.connect() as connection:
             return _picture(_row(connection, picture_id))
 
+    def find(self, sha256: str) -> Picture | None:
+        """Return the newest picture whose file has this hash and that is not in the bin."""
+        query = (
+            select(PICTURES)
+            .where(PICTURES.c.sha256 == sha256, PICTURES.c.shelf == "gallery")
+            .order_by(PICTURES.c.id.desc())
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else _picture(row)
+
     def page(
         self,
         *,
