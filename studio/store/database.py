@@ -108,7 +108,11 @@ def _url(settings: Settings) -> URL:
 
 def _engine(url: URL) -> Engine:
     try:
-        engine = create_engine(url)
+        if url.get_backend_name() == "postgresql":
+            # Pre-ping: a server that was restarted costs no failed vote.
+            engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        else:
+            engine = create_engine(url)
     except ImportError as error:
         raise StorageError(
             f"The database driver for '{url.drivername}' is not installed. Install it into the "

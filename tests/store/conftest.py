@@ -1,14 +1,16 @@
-"""A studio's store on a real SQLite file, new for each test."""
+"""A studio's store on a real SQLite file, or on a real PostgreSQL, new for each test."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from studio.core.settings import Settings
 from studio.store.database import Database, open_database
 from studio.store.pictures import PictureStore
+from tests.postgres_server import PostgresServer, running_postgres
 
 
 class Clock:
@@ -21,11 +23,26 @@ class Clock:
         return self.now
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with running_postgres() as server:
+        yield server
+
+
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    database = open_database(settings)
+def database(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Database]:
+    """An open database: SQLite, or the one of `on_both_databases`."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        database = open_database(settings)
+        yield database
+        database.close()
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.new_database()
+    database = open_database(replace(settings, database_url=url))
     yield database
     database.close()
+    server.drop(url)
 
 
 @pytest.fixture

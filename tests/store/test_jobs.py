@@ -8,6 +8,9 @@ from studio.core.errors import NotFoundError
 from studio.core.request import AdapterUse, GenerationRequest
 from studio.store.database import Database
 from studio.store.jobs import JobStore
+from tests.postgres_server import on_both_databases
+
+pytestmark = on_both_databases
 
 
 @pytest.fixture
