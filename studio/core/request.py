@@ -89,6 +89,15 @@ class GenerationRequest:
         """Return a copy with some fields replaced, validated anew."""
         return replace(self, **changes)
 
+    def seeds_of(self, index: int) -> tuple[int, int]:
+        """Return the seed and the variation seed of picture `index`, whatever the batch around it.
+
+        Pictures differ in their seed; variations of one picture in their variation seed.
+        """
+        if self.variation_strength > 0:
+            return self.seed, self.variation_seed + index
+        return self.seed + index, self.variation_seed
+
     def to_json(self) -> str:
         """Return canonical JSON: sorted keys, no spaces; `from_json` gives an equal request."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

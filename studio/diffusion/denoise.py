@@ -3,13 +3,13 @@
     noise_pred -> guidance -> transition
 
 What differs is the transition x_t -> x_t': a named sampler's step, or a Gaussian whose log-density
-is wanted. Other transitions (repainting under a mask) can wrap these.
+is wanted. Repainting under a mask wraps such a transition; see inpaint.py.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,22 +40,43 @@ class Transition(Protocol):
 
 
 class SchedulerTransition:
-    """The step of a diffusers scheduler whose timesteps are set; serves one batch."""
+    """The step of a diffusers scheduler whose timesteps are set; serves one batch.
+
+    `skip` leaves out the first timesteps, and `clean` latents (B, C, h, w) are what the noise is
+    then added to: image to image.
+    """
 
     def __init__(
-        self, scheduler: SchedulerMixin, generators: Sequence[torch.Generator], eta: float = 0.0
+        self,
+        scheduler: SchedulerMixin,
+        generators: Sequence[torch.Generator],
+        eta: float = 0.0,
+        skip: int = 0,
+        clean: Tensor | None = None,
     ) -> None:
         self.scheduler = scheduler
-        self.timesteps: Tensor = scheduler.timesteps
+        self.timesteps: Tensor = scheduler.timesteps[skip:]
+        self._clean = clean
+        if skip and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(skip)
         accepted = inspect.signature(scheduler.step).parameters
         choices = {"eta": eta, "generator": list(generators)}
         self._choices = {name: value for name, value in choices.items() if name in accepted}
 
     def begin(self, noise: Tensor) -> Tensor:
-        """Scale noise for schedulers that count in sigma: their latents are x_t / sqrt(abar_t)."""
+        """Scale noise for schedulers that count in sigma: their latents are x_t / sqrt(abar_t).
+
+        Where there are clean latents they are noised instead, to the first timestep.
+        """
+        if self._clean is not None:
+            return self.noised(self._clean, noise, self.timesteps[0])
         if self.scheduler.init_noise_sigma == 1:
             return noise
         return noise * float(self.scheduler.sigmas[0] ** 2 + 1) ** 0.5
+
+    def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return clean latents (B, C, h, w) with noise as at t, the next step, in our scale."""
+        return self.scheduler.add_noise(clean, noise, t[None])
 
     def model_input(self, latents: Tensor, t: Tensor) -> Tensor:
         """See Transition."""
@@ -123,7 +144,7 @@ class DenoisingStep:
 
 @torch.no_grad()
 def denoise(
-    unet: torch.nn.Module,
+    unet: Callable[..., tuple[Tensor]],
     latents: Tensor,
     prompt_embeds: Tensor,
     transition: Transition,
@@ -131,8 +152,8 @@ def denoise(
 ) -> Iterator[DenoisingStep]:
     """Yield after every step from x_T = `latents` to the end of the transition's timesteps.
 
-    latents: what `transition.begin` returned; prompt_embeds: see `predict_noise`. A consumer that
-    stops pulling stops the loop.
+    unet: the network, or what wraps it; latents: what `transition.begin` returned; prompt_embeds:
+    see `predict_noise`. A consumer that stops pulling stops the loop.
     """
     for number, t in enumerate(transition.timesteps, start=1):
         model_input = transition.model_input(latents, t)

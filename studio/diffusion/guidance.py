@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ def needs_null_pass(guidance_scale: float) -> bool:
 
 
 def predict_noise(
-    unet: torch.nn.Module,
+    unet: Callable[..., tuple[Tensor]],
     latents: Tensor,
     t: Tensor,
     prompt_embeds: Tensor,

@@ -48,6 +48,31 @@ def initial_latents(generators: Sequence[torch.Generator], shape: tuple[int, int
     return torch.cat([torch.randn((1, *shape), generator=g) for g in generators])
 
 
+def varied_noise(noise: Tensor, other: Tensor, share: float) -> Tensor:
+    """Turn noise (B, C, h, w) towards other noise by a share from 0 to 1 of the angle between.
+
+    Spherical interpolation (Shoemake 1985) keeps the norm that the U-Net expects of noise.
+    """
+    a, b = noise.flatten(1), other.flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(a, b)[:, None].clamp(-1, 1)
+    angle = cosine.acos()
+    straight = torch.lerp(a, b, share)
+    turned = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
+    return torch.where(angle.sin() > 1e-3, turned, straight).reshape(noise.shape)
+
+
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w) in fp32: the likeliest ones."""
+    latents = vae.encode(images.to(vae.dtype), return_dict=False)[0].mode().float()
+    return (latents - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor
+
+
+def from_uint8(pixels: np.ndarray) -> Tensor:
+    """Return (B, H, W, 3) bytes as images (B, 3, H, W) in [-1, 1] on the CPU."""
+    unit = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
+    return 2 * unit - 1
+
+
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Scaled latents (B, C, h, w) -> images (B, 3, H, W), nominally in [-1, 1], in fp32."""
     latents = latents.to(vae.dtype) / vae.config.scaling_factor

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from studio.core.errors import NotEnoughMemoryError
+from studio.core.geometry import drawn_size, padded_size
 from studio.core.request import GenerationRequest
 from studio.diffusion.device import free_bytes
 from studio.diffusion.guidance import needs_null_pass
@@ -36,17 +37,18 @@ def estimated_bytes(
 ) -> int:
     """Return roughly how many bytes drawing takes at its peak, the model's weights not counted."""
     rows = batch_size * (2 if needs_null_pass(request.guidance_scale) else 1)
-    latent_pixels = request.width * request.height // model.vae_scale_factor**2
+    width, height = padded_size(drawn_size(request), model.vae_scale_factor)
+    latent_pixels = width * height // model.vae_scale_factor**2
     itemsize = torch.empty((), dtype=model.dtype).element_size()
     widest = model.unet.config.block_out_channels[0]
     unet = rows * latent_pixels * widest * itemsize * _UNET_MAPS
-    pixels = request.width * request.height
+    pixels = width * height
     channels = model.vae.config.block_out_channels
     if tiled:
         pixels = min(pixels, model.vae.tile_sample_min_size**2)
     finest = max(channels[: min(2, len(channels))])
     decoder = batch_size * pixels * finest * 4 * _DECODER_MAPS
-    image = batch_size * request.width * request.height * 3 * 4 * 4
+    image = batch_size * width * height * 3 * 4 * 4
     return max(unet, decoder) + image + _FIXED_BYTES
 
 

@@ -50,7 +50,12 @@ class LatentDiffusionModel:
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """Return (C, h, w) of the latents of a picture of width x height pixels."""
         factor = self.vae_scale_factor
-        return self.unet.config.in_channels, height // factor, width // factor
+        return self.vae.config.latent_channels, height // factor, width // factor
+
+    @property
+    def sees_mask(self) -> bool:
+        """Whether it is an inpainting checkpoint, told the mask and the picture around it."""
+        return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
 
 
 def load_model(
@@ -87,7 +92,7 @@ def load_model(
         device=where,
         dtype=compute,
         native_size=checked.native_size,
-        latent_rgb=read_latent_rgb(checked.folder, unet.config.in_channels),
+        latent_rgb=read_latent_rgb(checked.folder, vae.config.latent_channels),
     )
 
 

@@ -23,7 +23,13 @@ _MAX_CONFIG_NUMBER = 2**20
 _MAX_CONFIG_LIST = 64
 _MAX_LAYERS = 128
 _LAYER_KEYS = ("layers_per_block", "num_hidden_layers", "transformer_layers_per_block")
-FAMILIES = MappingProxyType({"StableDiffusionPipeline": "Stable Diffusion 1.x / 2.x"})
+_DIFFUSERS_CHANNELS = 4  # of an AutoencoderKL whose configuration does not say
+FAMILIES = MappingProxyType(
+    {
+        "StableDiffusionPipeline": "Stable Diffusion 1.x / 2.x",
+        "StableDiffusionInpaintPipeline": "Stable Diffusion 1.x / 2.x inpainting",
+    }
+)
 _CLASSES: Mapping[str, tuple[str, frozenset[str]]] = MappingProxyType(
     {
         "unet": ("diffusers", frozenset({"UNet2DConditionModel"})),
@@ -248,11 +254,13 @@ def _check_consistency(model: ModelFolder) -> None:
     blocks = vae.get("block_out_channels")
     if not isinstance(blocks, list) or not 1 <= len(blocks) <= 8:
         raise damaged(model.vae.folder / "config.json", "block_out_channels is out of range")
-    if unet.get("in_channels") != vae.get("latent_channels"):
+    latent_channels = vae.get("latent_channels", _DIFFUSERS_CHANNELS)
+    # An inpainting checkpoint also takes the mask and the latents of the picture around it.
+    if unet.get("in_channels") not in (latent_channels, 2 * latent_channels + 1):
         raise ModelError(
             f"{model.folder.name} takes {unet.get('in_channels')} channels where its autoencoder "
-            f"has {vae.get('latent_channels')}: a model for inpainting or another task. Choose a "
-            "text-to-image model."
+            f"has {latent_channels}: a model for another task. Choose a text-to-image or an "
+            "inpainting model."
         )
     if unet.get("cross_attention_dim") != text.get("hidden_size"):
         raise ModelError(

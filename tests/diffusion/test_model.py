@@ -187,7 +187,7 @@ def test_truncated_weights_are_refused(own, size):
     ("part", "changes", "word"),
     [
         ("unet", {"cross_attention_dim": 24}, "belong together"),
-        ("unet", {"in_channels": 9}, "inpainting"),
+        ("unet", {"in_channels": 8}, "inpainting"),
         ("unet", {"sample_size": 10**9}, "range"),
         ("unet", {"sample_size": None}, "range"),
         ("unet", {"layers_per_block": 10**6}, "range"),
