@@ -22,10 +22,11 @@ _ITEM_BITS = MappingProxyType(
 )
 
 
-def check_safetensors(path: Path) -> None:
+def check_safetensors(path: Path) -> dict[str, str]:
     """Refuse a file whose header is too large, malformed or inconsistent with its size.
 
-    The format: 8 bytes of header length, a JSON header, then the tensors without gaps.
+    The format: 8 bytes of header length, a JSON header, then the tensors without gaps. Returns the
+    texts that the header holds beside the tensors (`__metadata__`).
     """
     try:
         size = path.stat().st_size
@@ -42,10 +43,14 @@ def check_safetensors(path: Path) -> None:
         raise damaged(path, "its header is not valid") from error
     if not isinstance(header, dict):
         raise damaged(path, "its header is not valid")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None) or {}
     if len(header) > MAX_TENSORS:
         raise damaged(path, f"it holds more than {MAX_TENSORS:,} tensors")
     _check_extents(path, header, size - 8 - length)
+    texts = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
+    if not texts:
+        raise damaged(path, "its header is not valid")
+    return metadata
 
 
 def _check_extents(path: Path, header: dict[str, Any], available: int) -> None:
