@@ -14,6 +14,7 @@ let newest = null;
 let shownJob = null;
 let shownSource = "";
 let shownTools = "";
+const readNotes = new Set(); // until the page is loaded again
 
 export function mountStage(root) {
   parts = {
@@ -222,6 +223,8 @@ function renderBanner(state) {
     ["Try again", () => tell(`/easel/jobs/${now.id}/resubmit`).then(lookNow, sorry)]]));
   else for (const notice of now?.notices || []) lines.push(bannerLine(notice));
   if (state.model.phase === "failed" && !now?.error) lines.push(bannerLine(state.model.sentence));
+  for (const note of state.notes.filter((note) => !readNotes.has(note))) lines.push(bannerLine(note, [
+    ["I have read it", () => { readNotes.add(note); render(studio.state); }]]));
   if (state.interrupted.length) lines.push(bannerLine(
     `${state.interrupted.length === 1 ? "One drawing was" : `${state.interrupted.length} drawings were`} cut short when the studio ended.`, [
       ["Draw the rest", () => each(state.interrupted, "resubmit")],

@@ -41,6 +41,11 @@ class Settings:
         return self.data_dir / "easel.sqlite3"
 
     @property
+    def backups_dir(self) -> Path:
+        """Copies of the SQLite file."""
+        return self.data_dir / "backups"
+
+    @property
     def training_dir(self) -> Path:
         """Corpora, checkpoints and sample sheets of the training recipe."""
         return self.data_dir / "training"

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,9 +19,11 @@ from pathlib import Path
 import psutil
 
 from studio.core.errors import EaselError
-from studio.core.settings import REPOSITORY, Settings
+from studio.core.settings import PRESETS, REPOSITORY, Settings
 from studio.services.models import ModelShelf, usable_cores
 from studio.services.ownership import owner_of
+from studio.services.presets import PresetShelf
+from studio.store.backup import copies, made_at
 from studio.store.check import find_database_fault
 
 GIB = 2**30
@@ -48,8 +51,10 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         *_device(settings.device),
         *_memory(),
         *_models(settings),
+        *_presets(settings),
         *_folder(settings.data_dir),
         *_database(settings),
+        *_backups(settings),
     ]
     return tuple(found)
 
@@ -146,6 +151,15 @@ def _models(settings: Settings) -> Iterator[Finding]:
             yield Finding(subject, str(error), True, "Copy the model again, completely.")
 
 
+def _presets(settings: Settings) -> Iterator[Finding]:
+    shelf = PresetShelf(PRESETS, settings.presets_dir)
+    problems = shelf.problems(mend=False)
+    for problem in problems:
+        yield Finding("Presets", problem, True, "Mend the file, or take it away.")
+    if not problems:
+        yield Finding("Presets", f"{len(list(PRESETS.glob('*.json')))} of Easel's own, all sound.")
+
+
 def _folder(data_dir: Path) -> Iterator[Finding]:
     place = next(path for path in (data_dir, *data_dir.parents) if path.exists())
     free = shutil.disk_usage(place).free
@@ -178,13 +192,48 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     fault = find_database_fault(settings.database_path)
     if fault:
-        remedy = (
-            "If it is newer, update Easel. If it is damaged, put the newest copy from the folder "
-            "'backups' in its place; pictures on disk are found again at the next start."
-        )
-        yield Finding("Database", fault, True, remedy)
+        yield Finding("Database", fault, True, _way_back(settings))
     elif settings.database_path.is_file():
         size = settings.database_path.stat().st_size / 2**20
         yield Finding("Database", f"{settings.database_path.name}, {size:.1f} MB, sound.")
     else:
         yield Finding("Database", "None yet; the first start makes it.")
+
+
+def _way_back(settings: Settings) -> str:
+    """Say how a broken database is replaced by its newest backup."""
+    path = settings.database_path
+    newest = _newest_backup(settings)
+    if newest is None:
+        return (
+            f"If it is newer, update Easel. If it is damaged: there is no backup, so stop Easel "
+            f"and move {path.name}* out of {path.parent}; the next start makes a new database and "
+            "finds the pictures on disk again, without their stars and votes."
+        )
+    return (
+        f"If it is newer, update Easel. If it is damaged: stop Easel, move {path.name}* out of "
+        f"{path.parent}, and copy {newest} to {path}; pictures that are newer than the copy are "
+        "found again at the next start."
+    )
+
+
+def _newest_backup(settings: Settings) -> Path | None:
+    sound = (
+        copy for copy in reversed(copies(settings.backups_dir)) if not find_database_fault(copy)
+    )
+    return max(sound, key=made_at, default=None)
+
+
+def _backups(settings: Settings) -> Iterator[Finding]:
+    if settings.database_url:
+        return
+    made = copies(settings.backups_dir)
+    if not made:
+        yield Finding("Backups", "None yet; the studio copies its database once a day.")
+        return
+    newest = max(made, key=made_at)
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made_at(newest)))
+    fault = find_database_fault(newest)
+    remedy = "Delete it; the studio makes another one within a day." if fault else ""
+    sentence = fault or f"{len(made)} in {newest.parent}, the newest of {when}, sound."
+    yield Finding("Backups", sentence, bool(fault), remedy)

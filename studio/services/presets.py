@@ -105,23 +105,24 @@ class PresetShelf:
     def __init__(self, shipped: Path, own: Path) -> None:
         self._shipped = shipped
         self._own = own
+        self._problems: tuple[str, ...] = ()  # of the last reading
 
     def all(self) -> list[Preset]:
         """List the presets by title; an own one hides the shipped one of its name."""
         return self._read_all()[0]
 
-    def problems(self) -> list[str]:
+    @property
+    def known_problems(self) -> tuple[str, ...]:
+        """What `problems` would have said at the last reading; reads nothing."""
+        return self._problems
+
+    def problems(self, *, mend: bool = True) -> list[str]:
         """Return a sentence for each file that could not be read as a preset.
 
-        A broken own file has been set aside beside its place with '.broken' added to its name.
+        A broken own file is set aside beside its place with '.broken' added to its name, unless
+        `mend` is false: then nothing is changed.
         """
-        problems = self._read_all()[1]
-        aside = sorted(self._own.glob("*.broken")) if self._own.is_dir() else []
-        return problems + [
-            f"The preset file '{path.name}' is broken and was set aside; mend it and take "
-            "'.broken' off its name, or delete it."
-            for path in aside
-        ]
+        return self._read_all(mend)[1]
 
     def get(self, name: str) -> Preset:
         """Return the preset of that name. Raises NotFoundError."""
@@ -148,7 +149,7 @@ class PresetShelf:
             )
         (self._own / f"{own.name}.json").unlink(missing_ok=True)
 
-    def _read_all(self) -> tuple[list[Preset], list[str]]:
+    def _read_all(self, mend: bool = True) -> tuple[list[Preset], list[str]]:
         presets: dict[str, Preset] = {}
         problems = []
         for folder, own in ((self._shipped, False), (self._own, True)):
@@ -157,8 +158,14 @@ class PresetShelf:
                     preset = read_preset(path, own=own)
                     presets[preset.name] = preset
                 except EaselError as error:
-                    if not (own and _set_aside(path)):
+                    if not (own and mend and _set_aside(path)):
                         problems.append(str(error))
+        for path in sorted(self._own.glob("*.broken")) if self._own.is_dir() else []:
+            problems.append(
+                f"The preset file '{path.name}' is broken and was set aside; mend it and take "
+                "'.broken' off its name, or delete it."
+            )
+        self._problems = tuple(problems)
         return sorted(presets.values(), key=lambda preset: preset.title.lower()), problems
 
 

@@ -91,6 +91,14 @@ def storage_error(error: OSError, verb: str, path: Path) -> StorageError:
     return StorageError(f"Could not {verb} {path} ({said}). Check the folder and try again.")
 
 
+def remove(path: Path) -> None:
+    """Delete a file, if it is there. Raises `StorageError`."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(error, "delete", path) from error
+
+
 def sweep_temporaries(folder: Path, opened_at: float) -> int:
     """Remove what a killed `atomic_write` left under `folder`; returns how many files.
 

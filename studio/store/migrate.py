@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
-from studio.core.errors import NewerDatabaseError, StorageError
-from studio.store.files import storage_error
+from studio.core.errors import NewerDatabaseError
+from studio.store.backup import back_up
 
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
-BACKUPS_KEPT = 7
+UPGRADE_LOCK = 0xEA5E1  # of PostgreSQL's advisory locks: one studio upgrades at a time
 
 
 def upgrade_to_newest(writer: Engine, backups: Path | None, migrations: Path = MIGRATIONS) -> None:
@@ -42,39 +40,9 @@ def upgrade_to_newest(writer: Engine, backups: Path | None, migrations: Path = M
     if present == newest:
         return
     if present and backups is not None:
-        back_up(writer, backups, "-".join(sorted(present)))
+        back_up(writer, backups, f"schema-{'-'.join(sorted(present))}")
     with writer.begin() as connection:
+        if connection.dialect.name == "postgresql":  # other studios may open it at this moment
+            connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-
-
-def back_up(engine: Engine, folder: Path, label: str) -> Path:
-    """Copy the whole SQLite database to `folder` and keep the newest seven copies.
-
-    The copy is consistent while others read and write. Raises `StorageError`.
-    """
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    final = folder / f"easel-{stamp}-schema-{label}.sqlite3"
-    unfinished = folder / f"{final.name}.tmp-0"
-    source = engine.raw_connection()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished.unlink(missing_ok=True)
-        target = sqlite3.connect(unfinished)
-        try:
-            source.driver_connection.backup(target)
-        finally:
-            target.close()
-        unfinished.replace(final)
-        for old in sorted(folder.glob("easel-*.sqlite3"))[:-BACKUPS_KEPT]:
-            old.unlink()
-    except OSError as error:
-        raise storage_error(error, "back up the database to", folder) from error
-    except sqlite3.Error as error:
-        raise StorageError(
-            f"The database could not be backed up to {folder} ({error}), so it was not upgraded. "
-            "Free some space there or choose another folder with --data-dir."
-        ) from error
-    finally:
-        source.close()
-    return final

@@ -28,6 +28,7 @@ def studio_state(studio: Studio) -> dict[str, Any]:
         "queue": [job_json(view) for view in queue],
         "now": batch_json(studio, latest, queue) if latest else None,
         "newest": newest[0].id if newest else 0,
+        "notes": list(studio.notes),
         "interrupted": [view.job.id for view in studio.generation.interrupted()],
     }
     digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]

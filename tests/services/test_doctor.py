@@ -15,13 +15,22 @@ def test_doctor_names_what_is_wrong_and_how_to_mend_it(settings):
     (settings.models_dir / "half-copied").mkdir()
     wrong = {f.subject: f for f in doctor.examine(settings) if f.wrong}
     assert wrong.keys() >= {"Database", "Model half-copied"}
-    assert "backups" in wrong["Database"].remedy
+    assert "there is no backup" in wrong["Database"].remedy
     assert all(finding.remedy for finding in wrong.values())
 
 
 def test_doctor_changes_nothing(tmp_path):
     doctor.examine(Settings(data_dir=tmp_path / "not-there", models_dir=tmp_path / "none"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_names_a_broken_preset_and_leaves_it_in_its_place(settings):
+    settings.presets_dir.mkdir()
+    mine = settings.presets_dir / "mine.json"
+    mine.write_text("{")
+    [found] = [f for f in doctor.examine(settings) if f.subject == "Presets"]
+    assert found.wrong and "'mine.json' is broken" in found.sentence
+    assert list(settings.presets_dir.iterdir()) == [mine]
 
 
 def test_doctor_says_where_a_studio_runs(settings):

@@ -20,7 +20,7 @@ from studio.core.settings import REPOSITORY, Settings
 from studio.store.database import PRAGMAS, Database, open_database
 from studio.store.form import FormStore
 from studio.store.jobs import JobStore
-from studio.store.migrate import BACKUPS_KEPT, MIGRATIONS, back_up
+from studio.store.migrate import MIGRATIONS
 from studio.store.tables import METADATA
 
 REVISIONS = tuple(sorted(p.name[:4] for p in (MIGRATIONS / "versions").glob("[0-9]*.py")))
@@ -129,13 +129,6 @@ def test_a_newer_database_is_refused_and_not_a_byte_of_it_changed(
     with pytest.raises(NewerDatabaseError, match=r"newer Easel .*Nothing in it was changed"):
         open_database(settings)
     assert settings.database_path.read_bytes() == before
-
-
-def test_only_the_newest_seven_backups_are_kept(database: Database, tmp_path: Path):
-    for number in range(BACKUPS_KEPT + 3):
-        back_up(database.engine, tmp_path, f"{number:02d}")
-    kept = sorted(path.name.rpartition("-")[2] for path in tmp_path.glob("*.sqlite3"))
-    assert kept == [f"{number:02d}.sqlite3" for number in range(3, BACKUPS_KEPT + 3)]
 
 
 def test_a_file_that_is_no_database_is_refused_and_kept(settings: Settings):

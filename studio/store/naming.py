@@ -1,0 +1,27 @@
+"""What keeps a picture in the bin from being removed for good: something that names it."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, or_, select
+
+from studio.store.tables import CAMPAIGN_PICTURES, JOBS, PAIRS, PICTURES, VOTES
+
+
+def is_named() -> ColumnElement[bool]:
+    """Return the condition on a row of `PICTURES` that something else names it.
+
+    A vote, a pair or a campaign does so by the file's sha256; a picture that was made from it, and
+    a job that may still be drawn, by its number. A job that is done is history and names nothing.
+    """
+    sha256, number = PICTURES.c.sha256, PICTURES.c.id
+    child = PICTURES.alias("child")
+    by_content = (
+        VOTES.c.left, VOTES.c.right, PAIRS.c.left, PAIRS.c.right, CAMPAIGN_PICTURES.c.sha256
+    )  # fmt: skip
+    jobs = select(JOBS.c.parent_id).where(JOBS.c.state != "done", JOBS.c.parent_id.is_not(None))
+    children = select(child.c.parent_id).where(child.c.parent_id.is_not(None))
+    return or_(
+        *(sha256.in_(select(column)) for column in by_content),
+        number.in_(children),
+        number.in_(jobs),
+    )
