@@ -39,8 +39,17 @@ MAX_TARGET = 10_000_000
 class CampaignStore:
     """Every campaign of one database; may be used from several threads and studios."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
-        """Use an open database; `clock` gives seconds since 1970."""
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        share: Callable[[list[str]], None] = lambda pictures: None,
+    ) -> None:
+        """Use an open database; `clock` gives seconds since 1970.
+
+        `share` hands pictures, by their sha256, to the other studios of the same database.
+        """
+        self._share = share
         self._engine = database.engine
         self._writer = database.writer
         self._clock = clock
@@ -115,18 +124,20 @@ class CampaignStore:
         return self.get(campaign_id)
 
     def add_pictures(self, campaign_id: str, pictures: Iterable[CampaignPicture]) -> int:
-        """Let pictures take part; returns how many are new. Raises `NotFoundError`."""
-        added = 0
+        """Let pictures take part; returns how many are new. Raises `NotFoundError`.
+
+        Where a campaign draws its own pictures, another one of the same prompt, contestant and
+        seed is left out: two studios drew it at the same time.
+        """
+        wanted, added = list(pictures), 0
+        for picture in wanted:
+            if not is_sha256(picture.sha256):
+                raise VoteRefusedError("A picture of a campaign is named by its sha256.")
+        self._share([picture.sha256 for picture in wanted])  # first: whoever is told finds it
         with self._writer.begin() as connection:
-            _require(connection, campaign_id)
-            for picture in pictures:
-                if not is_sha256(picture.sha256):
-                    raise VoteRefusedError("A picture of a campaign is named by its sha256.")
-                known = select(CAMPAIGN_PICTURES.c.number).where(
-                    CAMPAIGN_PICTURES.c.campaign == campaign_id,
-                    CAMPAIGN_PICTURES.c.sha256 == picture.sha256,
-                )
-                if connection.execute(known).one_or_none() is None:
+            plan = _plan_from_json(_require(connection, campaign_id))
+            for picture in wanted:
+                if not _takes_part(connection, campaign_id, picture, plan):
                     values = asdict(picture) | {"campaign": campaign_id}
                     del values["number"]
                     connection.execute(insert(CAMPAIGN_PICTURES).values(values))
@@ -328,10 +339,27 @@ def _campaigns() -> Select:
     return select(CAMPAIGNS, pictures.scalar_subquery().label("pictures"))
 
 
-def _require(connection: Connection, campaign_id: str) -> None:
-    query = select(CAMPAIGNS.c.number).where(CAMPAIGNS.c.id == campaign_id)
-    if connection.execute(query).one_or_none() is None:
+def _require(connection: Connection, campaign_id: str) -> str:
+    """Return a campaign's plan as JSON; on a server, others wait until this transaction ends."""
+    query = select(CAMPAIGNS.c.plan).where(CAMPAIGNS.c.id == campaign_id).with_for_update()
+    plan = connection.execute(query).scalar_one_or_none()
+    if plan is None:
         raise NotFoundError(f"There is no campaign '{campaign_id[:40]}'. Reload the page.")
+    return plan
+
+
+def _takes_part(
+    connection: Connection, campaign_id: str, picture: CampaignPicture, plan: CampaignPlan
+) -> bool:
+    same = CAMPAIGN_PICTURES.c.sha256 == picture.sha256
+    if plan.prompts and picture.contestant:
+        same |= (
+            (CAMPAIGN_PICTURES.c.seed == picture.seed)
+            & (CAMPAIGN_PICTURES.c.prompt == picture.prompt)
+            & (CAMPAIGN_PICTURES.c.contestant == picture.contestant)
+        )
+    query = select(CAMPAIGN_PICTURES.c.number).where(CAMPAIGN_PICTURES.c.campaign == campaign_id)
+    return connection.execute(query.where(same).limit(1)).one_or_none() is not None
 
 
 def _pair(row: RowMapping) -> Pair:

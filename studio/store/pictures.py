@@ -139,6 +139,13 @@ class PictureStore:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else _picture(row)
 
+    def is_in_bin(self, sha256: str) -> bool:
+        """Whether a picture with this hash was thrown away and is not in the gallery too."""
+        query = select(PICTURES.c.shelf).where(PICTURES.c.sha256 == sha256)
+        with self._engine.connect() as connection:
+            shelves = set(connection.execute(query).scalars())
+        return "bin" in shelves and "gallery" not in shelves
+
     def page(
         self,
         *,
