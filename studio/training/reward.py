@@ -1,0 +1,263 @@
+"""The reward: one artist's taste, as Bradley-Terry with ties on frozen features of pictures.
+
+A picture's score is r = w . z, where z are its features after a projection that is fitted without
+votes. The weights have a Gaussian prior, whose width is chosen by cross-validation over whole
+prompts, and a Gaussian posterior by Laplace's approximation; `davidson.py` has the equations. So
+the reward knows how sure it is of each score: selection asks where it is not, and fine-tuning
+distrusts what it never saw.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from studio.core.errors import DiskFullError, ModelError, TrainingError
+from studio.diffusion.safetensors_header import check_safetensors
+from studio.training.comparisons import Comparisons
+from studio.training.cross_validation import choose_prior, prompt_folds
+from studio.training.davidson import (
+    LOG_NU_PRIOR,
+    bradley_terry_loss,
+    davidson_log_probabilities,
+    fit_posterior,
+    sigmoid,
+)
+from studio.training.projection import Projection, fit_projection
+
+__all__ = ["Comparisons", "Reward", "RewardConfig", "bradley_terry_loss", "fit_reward"]
+
+Floats = NDArray[np.float64]
+
+LEAST_VOTES = 10  # fewer say nothing, whatever the prior
+_FORMAT = "easel-reward-1"
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How the reward is fitted; `tests/benchmarks/reward.py` measures these choices."""
+
+    components: int = 64  # principal components of the features that are kept
+    whitening: float = 0.5  # 0 leaves the components' spread, 1 makes all of unit variance
+    prior_stds: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # logits; one is picked
+    folds: int = 5  # of the cross-validation; each prompt is in one of them
+    seed: int = 0  # of the prompts' distribution over the folds
+    refit_growth: float = 1.2  # votes grow by this factor before prior and projection are anew
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A fitted taste: `score` gives logits, `score_std` how sure it is of them.
+
+    Scores are relative: 0 is the mean of the pictures that were voted on, and a difference of 1
+    between two pictures means that the better one wins 73 % of the decisive votes.
+    """
+
+    projection: Projection
+    weights: Floats  # (d,) mean of the posterior
+    covariance: Floats  # (d, d) of the posterior
+    nu: float  # Davidson's: the larger, the more ties
+    prior_std: float  # of each weight, logits
+    votes: int = 0  # that it learned from
+    prompts: int = 0
+    fitted_votes: int = 0  # when prior and projection were chosen last
+    votes_hash: str = ""
+    encoder_name: str = ""
+    encoder_sha256: str = ""
+
+    def score(self, phi: NDArray[np.floating]) -> Floats:
+        """Features (N, D) -> mean score (N,) in logits."""
+        return self.projection(phi) @ self.weights
+
+    def moments(self, z: Floats) -> tuple[Floats, Floats]:
+        """Projected features, or differences of them (N, d) -> mean and std, (N,) each."""
+        return z @ self.weights, np.sqrt(
+            np.maximum(np.einsum("nd,nd->n", z @ self.covariance, z), 0)
+        )
+
+    def score_std(self, phi: NDArray[np.floating]) -> Floats:
+        """Features (N, D) -> standard deviation (N,) of the score under the posterior."""
+        return self.moments(self.projection(phi))[1]
+
+    def lower_bound(self, phi: NDArray[np.floating], k: float = 1.0) -> Floats:
+        """Mean minus k standard deviations (N,): a score that strangeness cannot inflate."""
+        mean, std = self.moments(self.projection(phi))
+        return mean - k * std
+
+    def difference(
+        self, phi_left: NDArray[np.floating], phi_right: NDArray[np.floating]
+    ) -> tuple[Floats, Floats]:
+        """Mean and standard deviation, (N,) each, of left's score minus right's."""
+        return self.moments(self.projection(phi_left) - self.projection(phi_right))
+
+    def win_probability(
+        self, phi_left: NDArray[np.floating], phi_right: NDArray[np.floating]
+    ) -> Floats:
+        """Probability (N,) that left wins a decisive vote, the weights' uncertainty included."""
+        return moderated(*self.difference(phi_left, phi_right))
+
+    def vote_probabilities(
+        self, phi_left: NDArray[np.floating], phi_right: NDArray[np.floating]
+    ) -> Floats:
+        """Probabilities (N, 3) of left, tie and right at the posterior's mean."""
+        mean, _ = self.difference(phi_left, phi_right)
+        return np.exp(davidson_log_probabilities(mean, self.nu))
+
+
+def moderated(mean: Floats, std: Floats) -> Floats:
+    """Mean of sigmoid over N(mean, std^2): about sigmoid(mean / sqrt(1 + pi std^2 / 8)).
+
+    MacKay 1992, "The evidence framework applied to classification networks", equation 11.
+    """
+    return sigmoid(mean / np.sqrt(1 + np.pi * std**2 / 8))
+
+
+def fit_reward(
+    comparisons: Comparisons, config: RewardConfig | None = None, *, start: Reward | None = None
+) -> Reward:
+    """Fit the taste behind the votes. Raises `TrainingError` when there are too few.
+
+    `start`, an earlier reward on the same encoder, makes it faster: until the votes have grown by
+    `refit_growth` its projection and prior stay, and Newton's method starts from its weights.
+    """
+    config = config or RewardConfig()
+    if len(comparisons) < LEAST_VOTES:
+        raise TrainingError(
+            f"The reward needs {LEAST_VOTES} votes to begin and has {len(comparisons)}. "
+            f"Rate {LEAST_VOTES - len(comparisons)} more pairs."
+        )
+    if start is not None and _is_near(start, comparisons, config):
+        projection, prior_std, fitted_votes = start.projection, start.prior_std, start.fitted_votes
+        z = difference_features(comparisons, projection)
+        theta = np.append(start.weights, np.log(start.nu))
+    else:
+        projection = voted_projection(comparisons, config)
+        fitted_votes, theta = len(comparisons), None
+        z = difference_features(comparisons, projection)
+        fold = prompt_folds(comparisons.prompt_group, config.folds, config.seed)
+        prior_std = choose_prior(
+            z, comparisons.choice, comparisons.weights, fold, config.prior_stds
+        )
+    found = fit_posterior(z, comparisons.choice, comparisons.weights, prior_std, theta)
+    return Reward(
+        projection=projection,
+        weights=found.weights,
+        covariance=found.covariance,
+        nu=found.nu,
+        prior_std=prior_std,
+        votes=len(comparisons),
+        prompts=comparisons.prompts,
+        fitted_votes=fitted_votes,
+        votes_hash=comparisons.votes_hash,
+        encoder_name=comparisons.encoder_name,
+        encoder_sha256=comparisons.encoder_sha256,
+    )
+
+
+def untrained_reward(
+    phi: NDArray[np.floating], config: RewardConfig | None = None, *, prior_std: float = 2.0
+) -> Reward:
+    """The prior alone, before any vote: every score is 0, and as unsure as the prior is wide.
+
+    `phi` (N, D) are features of the pictures that may be shown. Selection starts from it.
+    """
+    config = config or RewardConfig()
+    projection = fit_projection(phi, config.components, config.whitening)
+    return Reward(
+        projection=projection,
+        weights=np.zeros(projection.width),
+        covariance=prior_std**2 * np.eye(projection.width),
+        nu=float(np.exp(LOG_NU_PRIOR[0])),
+        prior_std=prior_std,
+    )
+
+
+def voted_projection(comparisons: Comparisons, config: RewardConfig) -> Projection:
+    """The projection that the voted pictures' features ask for; votes do not enter."""
+    phi = np.concatenate([comparisons.phi_left, comparisons.phi_right])
+    return fit_projection(phi, config.components, config.whitening)
+
+
+def difference_features(comparisons: Comparisons, projection: Projection) -> Floats:
+    """Projected features of left minus right (N, d)."""
+    return projection(comparisons.phi_left) - projection(comparisons.phi_right)
+
+
+def _is_near(start: Reward, comparisons: Comparisons, config: RewardConfig) -> bool:
+    return (
+        start.encoder_sha256 == comparisons.encoder_sha256
+        and start.projection.centre.shape[0] == comparisons.phi_left.shape[1]
+        and 0 < start.fitted_votes <= len(comparisons)
+        and len(comparisons) < config.refit_growth * start.fitted_votes
+    )
+
+
+def save_reward(reward: Reward, path: Path) -> None:
+    """Write a reward as one safetensors file, in one piece or not at all."""
+    tensors = {
+        "centre": reward.projection.centre,
+        "axes": reward.projection.axes,
+        "weights": reward.weights,
+        "covariance": reward.covariance,
+    }
+    about = {name: getattr(reward, name) for name in _ABOUT}
+    content = to_bytes(
+        {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+        metadata={"format": _FORMAT, "reward": json.dumps(about)},
+    )
+    partial = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise DiskFullError(
+            f"The reward could not be written ({error.strerror}). Free some disk space; the votes "
+            "are safe, and it can be fitted again."
+        ) from error
+
+
+def load_reward(path: Path) -> Reward:
+    """Read what `save_reward` wrote. Raises `ModelError` when it is missing or damaged."""
+    check_safetensors(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = json.loads(metadata["reward"])
+        projection = Projection(found["centre"], found["axes"])
+        reward = Reward(
+            projection, found["weights"], found["covariance"], **{n: about[n] for n in _ABOUT}
+        )
+        _check_shapes(reward)
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise ModelError(
+            f"{path.name} is not a reward that Easel wrote. Fit it again from the votes."
+        ) from error
+    return reward
+
+
+_ABOUT = (
+    "nu", "prior_std", "votes", "prompts", "fitted_votes", "votes_hash", "encoder_name",
+    "encoder_sha256",
+)  # fmt: skip
+
+
+def _check_shapes(reward: Reward) -> None:
+    width = reward.projection.width
+    shapes = (reward.projection.centre.shape, reward.weights.shape, reward.covariance.shape)
+    if shapes != (reward.projection.axes.shape[:1], (width,), (width, width)):
+        raise ValueError("shapes do not fit each other")
+    arrays = (reward.projection.axes, reward.weights, reward.covariance)
+    if not all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays):
+        raise ValueError("numbers are not finite")
