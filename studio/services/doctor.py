@@ -25,6 +25,7 @@ from studio.services.ownership import owner_of
 from studio.services.presets import PresetShelf
 from studio.store.backup import copies, made_at
 from studio.store.check import find_database_fault
+from studio.store.network_folder import find_network_kind
 
 GIB = 2**30
 LOW_DISK = 2 * GIB  # bytes; a busy day of pictures and a backup fit into it
@@ -173,6 +174,11 @@ def _folder(data_dir: Path) -> Iterator[Finding]:
     if not _is_writable(place):
         remedy = "Make it yours, or choose another with --data-dir."
         yield Finding("Data folder", f"{place} cannot be written to.", True, remedy)
+    kind = find_network_kind(data_dir)
+    if kind:
+        sentence = f"{data_dir} lies on a network drive ({kind}), where SQLite may lose votes."
+        remedy = "Choose a local disk with --data-dir, or a PostgreSQL server with --database."
+        yield Finding("Data folder", sentence, True, remedy)
     owner = owner_of(data_dir)
     if owner is not None:
         yield Finding("Data folder", f"A studio is running at {owner.url or '(starting)'}.")

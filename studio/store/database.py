@@ -20,6 +20,7 @@ from studio.core.errors import DiskFullError, EaselError, StorageError
 from studio.core.settings import Settings
 from studio.store.files import storage_error
 from studio.store.migrate import MIGRATIONS, upgrade_to_newest
+from studio.store.network_folder import refuse_network_folder
 
 PRAGMAS = (
     "journal_mode=WAL",
@@ -103,6 +104,7 @@ def _url(settings: Settings) -> URL:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, "make the data folder", folder) from error
+    refuse_network_folder(folder)
     return url
 
 
