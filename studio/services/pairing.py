@@ -32,6 +32,7 @@ class Pool:
 
     campaign: str
     by_prompt: dict[tuple[str, str], list[CampaignPicture]] = field(default_factory=dict)
+    pictures: dict[str, CampaignPicture] = field(default_factory=dict)  # by sha256
     newest: int = 0  # number of the last picture that was added
 
     def add(self, pictures: Iterable[CampaignPicture]) -> None:
@@ -39,6 +40,7 @@ class Pool:
         for picture in pictures:
             group = self.by_prompt.setdefault((picture.prompt, picture.negative_prompt), [])
             group.append(picture)
+            self.pictures[picture.sha256] = picture
             self.newest = max(self.newest, picture.number)
 
     def groups(self) -> list[tuple[tuple[str, str], list[CampaignPicture]]]:

@@ -1,0 +1,108 @@
+// The Rate tab: who rates, what there is to rate, what the votes are good for.
+
+import { ask, button, h, sorry, tell, toast } from "./dom.js";
+import { campaignForm } from "./rate_form.js";
+import { deliver, openVoting, votingIsOpen } from "./rate_voting.js";
+
+const NAME = "easel.rater";
+const REFRESH = 4000; // milliseconds, while the tab is open
+let parts = null;
+let shown = "";
+let rater = { name: "", fixed: false };
+let role = "rater";
+
+export function mountRate(root) {
+  parts = {
+    who: h("div", { class: "easel-rate-who" }),
+    list: h("div", { class: "easel-rate-list" }),
+    form: h("div", { class: "easel-rate-form" }),
+  };
+  rater.name = localStorage.getItem(NAME) || "";
+  root.replaceChildren(...Object.values(parts));
+  deliver(); // votes of a page that was closed before the studio answered
+  new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting)) look(); }).observe(root);
+  setInterval(() => { if (root.offsetParent && !votingIsOpen() && !document.hidden) look(); }, REFRESH);
+}
+
+async function look() {
+  try {
+    const answer = await ask(`/easel/rate/campaigns?${new URLSearchParams({ rater: rater.name })}`);
+    role = answer.role;
+    if (answer.rater) rater = { name: answer.rater, fixed: true };
+    render(answer);
+  } catch (error) {
+    parts.list.replaceChildren(h("p", { class: "easel-quiet" }, error.message));
+    shown = "";
+  }
+}
+
+function render(answer) {
+  renderWho();
+  const mark = JSON.stringify(answer.campaigns);
+  if (mark === shown) return;
+  shown = mark;
+  const open = answer.campaigns.filter((campaign) => campaign.state !== "archived");
+  const archived = answer.campaigns.filter((campaign) => campaign.state === "archived");
+  parts.list.replaceChildren(
+    ...(open.length ? open.map(card) : [h("p", { class: "easel-quiet easel-rate-empty" }, role === "owner"
+      ? "No campaign yet. A campaign is a set of prompts and the models to compare; begin one below."
+      : "Nothing to rate at the moment. This page looks again by itself.")]),
+    archived.length ? h("details", { class: "easel-rate-archive" }, h("summary", {}, `Archived (${archived.length})`), archived.map(card)) : null);
+  if (role === "owner" && !parts.form.childElementCount) parts.form.replaceChildren(campaignForm(look));
+}
+
+function renderWho() {
+  if (parts.who.dataset.fixed === String(rater.fixed) && parts.who.childElementCount) return;
+  parts.who.dataset.fixed = String(rater.fixed);
+  if (rater.fixed) return parts.who.replaceChildren(h("p", {}, "You rate as ", h("strong", {}, rater.name), "."));
+  const field = h("input", { type: "text", id: "easel-rater-name", maxlength: 40, value: rater.name, placeholder: "A name or initials", autocomplete: "off",
+    oninput: () => { rater.name = field.value.trim(); if (rater.name) localStorage.setItem(NAME, rater.name); } , onchange: look });
+  parts.who.replaceChildren(h("label", { for: "easel-rater-name" }, "Who rates?"), field,
+    h("span", { class: "easel-quiet" }, "Kept with each vote, so that several people can rate."));
+}
+
+function card(campaign) {
+  const share = Math.min(1, campaign.votes / Math.max(1, campaign.target));
+  const active = campaign.state === "running";
+  return h("article", { class: `easel-campaign ${campaign.state}`, "data-campaign": campaign.id },
+    h("header", {},
+      h("h3", {}, campaign.name),
+      active ? null : h("span", { class: "easel-chip quiet" }, campaign.state),
+      h("span", { class: "easel-gap" }),
+      campaign.state === "archived" ? null : h("button", { type: "button", class: "easel-primary", disabled: !active, onclick: () => begin(campaign) }, campaign.mine ? "Go on rating" : "Start rating")),
+    campaign.about ? h("p", { class: "easel-quiet" }, campaign.about) : null,
+    h("div", { class: "easel-meter", role: "img", "aria-label": `${campaign.votes} of ${campaign.target} votes`, style: { "--share": `${100 * share}%` } }),
+    h("p", { class: "easel-campaign-line" }, `${campaign.votes} of ${campaign.target} votes${campaign.mine ? `, ${campaign.mine} by you` : ""} · ${campaign.doing}`),
+    campaign.standing ? h("p", { class: "easel-campaign-line" }, campaign.standing) : null,
+    role === "owner" ? tools(campaign) : null);
+}
+
+function tools(campaign) {
+  const act = (verb, done) => async () => {
+    try {
+      await tell(`/easel/rate/owner/campaigns/${campaign.id}/${verb}`);
+      if (done) toast(done);
+      look();
+    } catch (error) { sorry(error); }
+  };
+  const link = (name, words) => h("a", { class: "easel-icon", href: `/easel/rate/owner/${name}`, target: "_blank", rel: "noopener" }, words);
+  return h("footer", {},
+    campaign.state === "running" ? button("Pause: nobody is asked meanwhile", null, act("pause"), { text: "Pause" }) : null,
+    campaign.state === "paused" ? button("Resume", null, act("resume"), { text: "Resume" }) : null,
+    campaign.state === "archived" ? button("Take out of the archive", null, act("resume"), { text: "Take out" })
+      : button("Archive: its votes stay", null, act("archive", "Archived. Its votes stay and still teach."), { text: "Archive" }),
+    link(`report/${campaign.id}.html`, "Study report"),
+    link(`report/${campaign.id}.csv`, "CSV"),
+    link("sheet/loved.png", "Most loved"),
+    link("sheet/disputed.png", "Most disputed"));
+}
+
+function begin(campaign) {
+  if (!rater.name) {
+    toast("Please give a name first; any will do.");
+    parts.who.querySelector("input")?.focus();
+    return;
+  }
+  if (!rater.fixed) localStorage.setItem(NAME, rater.name);
+  openVoting(campaign, rater.name, () => { shown = ""; look(); });
+}

@@ -1,0 +1,59 @@
+"""Everything about preference, put together once: votes, campaigns, rating, taste, standing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from studio.core.settings import Settings
+from studio.services.campaigns import Campaigns
+from studio.services.models import ModelShelf
+from studio.services.rating import Rating
+from studio.services.standing import Standing
+from studio.services.taste import Taste
+from studio.services.worker import GpuWorker
+from studio.store.campaigns import CampaignStore
+from studio.store.database import Database
+from studio.store.pictures import PictureStore
+from studio.store.raters import RaterStore
+from studio.store.vote_pictures import VotePictures
+from studio.store.votes import VoteStore
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What the Rate tab, the drawing tabs and the `votes` command use."""
+
+    votes: VoteStore
+    raters: RaterStore
+    campaigns: Campaigns
+    pictures: VotePictures
+    rating: Rating
+    taste: Taste
+    standing: Standing
+
+
+def open_preference(
+    settings: Settings,
+    database: Database,
+    pictures: PictureStore,
+    shelf: ModelShelf,
+    worker: GpuWorker,
+) -> Preference:
+    """Put the services of preference together; draws and learns nothing yet.
+
+    `database` is the one that holds the votes: the data folder's, or a server's.
+    """
+    votes, raters = VoteStore(database), RaterStore(database)
+    rated = VotePictures(database, settings.data_dir, pictures)
+    campaigns = CampaignStore(database, share=rated.share)
+    taste = Taste(settings, votes, campaigns, rated, worker)
+    rating = Rating(votes, campaigns, raters, rated, strategy=taste.strategy)
+    return Preference(
+        votes=votes,
+        raters=raters,
+        campaigns=Campaigns(campaigns, pictures, shelf, worker),
+        pictures=rated,
+        rating=rating,
+        taste=taste,
+        standing=Standing(votes, campaigns, rating, rated, taste),
+    )

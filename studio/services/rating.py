@@ -1,0 +1,252 @@
+"""Rating: each rater's next pairs, blind, and their votes, durable before they are acknowledged.
+
+The vote's way is short on purpose: look the pair up, one commit, answer. Choosing pairs happens
+when pairs are asked for, which the page does ahead of time; learning happens on the device thread.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Protocol
+
+from PIL import Image
+
+import studio
+from studio.core.campaign import Campaign, CampaignPicture, Pair
+from studio.core.errors import NotFoundError, VoteRefusedError
+from studio.core.vote import MAX_RESPONSE_MS, Choice, Vote
+from studio.services.pairing import Choose, Pool, Queue, draft_pairs, ordered
+from studio.store.campaigns import CampaignStore
+from studio.store.metadata import PNG_SIGNATURE, strip_metadata
+from studio.store.raters import RaterStore
+from studio.store.votes import VoteStore
+
+LOW = 4  # pairs that wait for a rater; below it the queue is filled up
+FILL = 6  # pairs it then gets: few, so that they are chosen by what was learned last
+ANSWERS: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
+REPEAT_DISTANCE = 10  # votes between a pair and its repeat
+MAX_NAME = 40  # characters of a rater's name
+
+
+class Pictures(Protocol):
+    """Whatever hands out the files of pictures by their sha256."""
+
+    def content(self, sha256: str) -> bytes:
+        """Return a picture's file. Raises NotFoundError when it is gone or binned."""
+
+
+Strategy = Callable[[Campaign, Mapping[str, CampaignPicture]], Choose | None]
+
+
+@dataclass(frozen=True)
+class BlindPair:
+    """All that a rater gets to know of a pair."""
+
+    pair: str
+    prompt: str
+    left: str  # random public names
+    right: str
+    width: int  # pixels
+    height: int
+
+
+@dataclass(frozen=True)
+class NextPairs:
+    """The front of a rater's queue, or why it is empty."""
+
+    pairs: tuple[BlindPair, ...]
+    sentence: str = ""
+    over: bool = False  # nothing more will come by itself
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A click as the page sends it."""
+
+    event: str  # id of the vote, made by the page, so that a click sent twice is one vote
+    pair: str
+    rater: str
+    session: str
+    choice: str
+    response_ms: int
+
+
+class Rating:
+    """Pairs and votes of all raters. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        votes: VoteStore,
+        campaigns: CampaignStore,
+        raters: RaterStore,
+        pictures: Pictures,
+        *,
+        strategy: Strategy | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`strategy` gives a campaign's way to choose among candidates, None chooses at random."""
+        self._votes = votes
+        self._campaigns = campaigns
+        self._raters = raters
+        self._pictures = pictures
+        self._strategy = strategy
+        self._clock = clock
+        self._filling = Lock()
+        self._pooling = Lock()
+        self._pools: dict[str, Pool] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._known_raters: frozenset[str] = frozenset()
+        self._draw = random.SystemRandom()
+
+    def next_pairs(self, campaign_id: str, rater: str, count: int = 3) -> NextPairs:
+        """Return the next pairs of a rater's queue, filling it up first.
+
+        A pair stays at the front until it is answered: a reloaded page, or a second tab, gets the
+        same ones. Raises NotFoundError, VoteRefusedError for an impossible name.
+        """
+        rater = self._ensure(rater)
+        campaign = self._campaigns.get(campaign_id)
+        if campaign.state != "running":
+            return NextPairs(
+                (), f"“{campaign.name}” is {campaign.state}; nobody is asked now.", True
+            )
+        waiting = self._campaigns.waiting(campaign_id, rater, max(count, LOW))
+        if len(waiting) < LOW:
+            waiting = self._fill(campaign, rater, count)
+        pairs = []
+        for pair in waiting:
+            shown = self._blind(pair)
+            if shown is not None:
+                pairs.append(shown)
+        if pairs:
+            return NextPairs(tuple(pairs[:count]))
+        return self._nothing(campaign)
+
+    def vote(self, answer: Answer) -> Vote:
+        """Store an answer durably; when this returns, it survives a power cut.
+
+        The same event twice is one vote. Raises NotFoundError for an unknown pair, and
+        VoteRefusedError for an answer that does not fit it (answered in another tab, another
+        rater's, an impossible number).
+        """
+        if answer.choice not in ANSWERS:
+            raise VoteRefusedError(f"An answer is one of {', '.join(ANSWERS)}.")
+        pair = self._campaigns.pair(answer.pair)
+        if pair.rater != answer.rater:
+            raise VoteRefusedError("This pair is another rater's. Reload the page.")
+        return self._votes.add(
+            pair.vote(
+                answer.choice,
+                id=answer.event,
+                created_at=self._clock(),
+                session_id=answer.session,
+                response_ms=max(0, min(answer.response_ms, MAX_RESPONSE_MS)),
+                app_version=studio.__version__,
+            )
+        )
+
+    def undo(self, vote_id: str, event_id: str, rater: str) -> BlindPair:
+        """Take a vote of this rater back and return its pair, which waits again.
+
+        Undoing twice changes nothing more. Raises NotFoundError, VoteRefusedError.
+        """
+        vote = self._votes.undo(vote_id, event_id, rater=rater)
+        shown = self._blind(self._campaigns.pair(vote.pair_id)) if vote.pair_id else None
+        if shown is None:
+            raise NotFoundError("The vote is taken back, but its pictures are not there any more.")
+        return shown
+
+    def newest(self, rater: str, session: str) -> Vote | None:
+        """Return the last vote of a sitting that stands."""
+        return self._votes.newest(rater, session)
+
+    def picture(self, name: str) -> bytes:
+        """Return a picture of a pair by its public name, without any of its recipe.
+
+        Raises NotFoundError.
+        """
+        content = self._pictures.content(self._campaigns.picture_named(name))
+        if content.startswith(PNG_SIGNATURE):
+            return strip_metadata(content)
+        with Image.open(io.BytesIO(content)) as image:  # an imported JPEG or WebP
+            stream = io.BytesIO()
+            image.convert("RGB").save(stream, "PNG")
+        return stream.getvalue()
+
+    def pool(self, campaign_id: str) -> Pool:
+        """Return the pictures that take part in a campaign, with those that came since."""
+        with self._pooling:
+            pool = self._pools.setdefault(campaign_id, Pool(campaign_id))
+            pool.add(self._campaigns.pictures(campaign_id, after=pool.newest))
+            return pool
+
+    def _ensure(self, rater: str) -> str:
+        rater = rater.strip()
+        if len(rater) > MAX_NAME:
+            raise VoteRefusedError(f"A rater's name has at most {MAX_NAME} characters.")
+        if rater not in self._known_raters:
+            self._raters.ensure(rater)
+            self._known_raters |= {rater}
+        return rater
+
+    def _fill(self, campaign: Campaign, rater: str, count: int) -> list[Pair]:
+        """Put pairs into a rater's queue; one at a time, or two tabs would double it."""
+        with self._filling:
+            waiting = self._campaigns.waiting(campaign.id, rater, max(count, LOW))
+            if len(waiting) >= LOW:
+                return waiting
+            pool = self.pool(campaign.id)
+            queue = Queue(
+                campaign,
+                rater,
+                {ordered(*pair) for pair in self._campaigns.shown(campaign.id, rater)},
+                self._repeats(campaign, rater),
+                self._strategy(campaign, pool.pictures) if self._strategy else None,
+            )
+            drafts = draft_pairs(queue, pool, FILL, self._draw)
+            return [*waiting, *self._campaigns.draw_ahead(campaign.id, drafts)]
+
+    def _repeats(self, campaign: Campaign, rater: str) -> Callable[[], Vote | None]:
+        """Return a function that gives votes to ask again, looked up when first needed."""
+        found: list[str] | None = None
+
+        def repeat() -> Vote | None:
+            nonlocal found
+            if found is None:
+                found = self._campaigns.repeatable(campaign.id, rater, at_least_ago=REPEAT_DISTANCE)
+            return self._votes.get(found.pop()) if found else None
+
+        return repeat
+
+    def _blind(self, pair: Pair) -> BlindPair | None:
+        """Return what may be shown of a pair; drops it when a picture is gone."""
+        try:
+            left, right = self._size(pair.left), self._size(pair.right)
+        except NotFoundError:
+            self._campaigns.drop_pair(pair.id)
+            return None
+        width, height = max(left, right)
+        return BlindPair(pair.id, pair.prompt, pair.left_name, pair.right_name, width, height)
+
+    def _size(self, sha256: str) -> tuple[int, int]:
+        content = self._pictures.content(sha256)
+        if sha256 not in self._sizes:
+            with Image.open(io.BytesIO(content)) as image:
+                self._sizes[sha256] = image.size
+        return self._sizes[sha256]
+
+    def _nothing(self, campaign: Campaign) -> NextPairs:
+        plan = campaign.plan
+        wanted = len(plan.prompts) * max(1, len(plan.contestants)) * plan.pictures_per_prompt
+        if plan.prompts and campaign.pictures < wanted:
+            return NextPairs(
+                (),
+                f"The next pair is being drawn ({campaign.pictures} of {wanted} pictures are "
+                "ready). It appears here by itself.",
+            )
+        return NextPairs((), "You have seen every pair of this campaign. Thank you!", True)

@@ -1,0 +1,129 @@
+"""What the votes are good for: counts, the quiet line, and a campaign's study report."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from studio.core.campaign import Campaign
+from studio.core.errors import NotFoundError
+from studio.core.vote import Tally, Vote
+from studio.services.rating import Pictures, Rating
+from studio.services.study import Rate, Study, make_study
+from studio.services.study_page import study_csv, study_html
+from studio.store.campaigns import CampaignStore
+from studio.store.votes import VoteStore
+
+if TYPE_CHECKING:
+    from studio.services.taste import Taste
+
+ENOUGH = 200  # votes at which fine-tuning begins to be worth it
+GOOD = 1000
+FEW_REPEATS = 5  # below it, self-consistency says nothing
+THUMBNAIL = 256  # pixels
+
+
+class Standing:
+    """Reads votes and taste; changes nothing. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        votes: VoteStore,
+        campaigns: CampaignStore,
+        rating: Rating,
+        pictures: Pictures,
+        taste: Taste,
+    ) -> None:
+        self._votes = votes
+        self._campaigns = campaigns
+        self._rating = rating
+        self._pictures = pictures
+        self._taste = taste
+
+    def votes(self, campaign_id: str, rater: str | None = None) -> int:
+        """Return how many answers of a campaign stand, of one rater or all."""
+        return self._votes.count(campaign_id, rater)
+
+    def sentence(self, campaign_id: str, rater: str) -> str:
+        """Return the quiet line for a rater: how far, and what the votes are good for."""
+        tally = self._votes.tally(None, rater)
+        return f"{_counted(tally.votes)} {self._prediction(tally)}"
+
+    def campaign_sentence(self, campaign_id: str) -> str:
+        """Return the line for a campaign's card."""
+        tally = self._votes.tally(campaign_id)
+        if tally.votes == 0:
+            return ""
+        return self._prediction(tally)
+
+    def report_page(self, campaign_id: str) -> str:
+        """Return the study report of a campaign as one HTML page. Raises NotFoundError."""
+        campaign = self._campaigns.get(campaign_id)
+        return study_html(self._study(campaign), self._thumbnail, time.time())
+
+    def report_table(self, campaign_id: str) -> str:
+        """Return the study report of a campaign as CSV. Raises NotFoundError."""
+        return study_csv(self._study(self._campaigns.get(campaign_id)))
+
+    def _prediction(self, tally: Tally) -> str:
+        """Say how well taste is predicted, beside chance and the rater's own consistency."""
+        taste = self._taste.now
+        if taste.agreement is None:
+            more = max(ENOUGH - tally.votes, 0)
+            return (
+                f"From about {ENOUGH} votes on they teach a taste; {more} to go."
+                if more
+                else "What they teach is being worked out."
+            )
+        found = taste.agreement
+        line = (
+            f"Your taste is predicted in {found.value:.0%} of unseen pairs, {found.low:.0%} to "
+            f"{found.high:.0%}; a coin gets 50 %"
+        ).replace("%", " %")
+        if tally.repeats >= FEW_REPEATS:
+            share = tally.repeats_same / tally.repeats
+            line += f", you agree with yourself in {share:.0%}".replace("%", " %")
+        if tally.votes < ENOUGH:
+            line += f". {ENOUGH - tally.votes} more are worth it"
+        elif tally.votes < GOOD:
+            line += f". More help until about {GOOD:,}"
+        return line + "."
+
+    def _study(self, campaign: Campaign) -> Study:
+        labels = {
+            sha256: picture.contestant
+            for sha256, picture in self._rating.pool(campaign.id).pictures.items()
+        }
+        return make_study(
+            campaign.name,
+            self._votes.votes(campaign.id),
+            labels,
+            self._votes.tallies(campaign.id),
+            self._votes.tally(campaign.id),
+            alpha(self._votes.votes(campaign.id)),
+        )
+
+    def _thumbnail(self, sha256: str) -> bytes | None:
+        try:
+            content = self._pictures.content(sha256)
+        except NotFoundError:
+            return None
+        with Image.open(io.BytesIO(content)) as image:
+            small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        stream = io.BytesIO()
+        small.save(stream, "WEBP", quality=85)
+        return stream.getvalue()
+
+
+def alpha(votes: Iterable[Vote]) -> Rate | None:
+    """Return Krippendorff's alpha over pairs that several raters judged; None without any."""
+    return None
+
+
+def _counted(votes: int) -> str:
+    return f"{votes:,} {'vote' if votes == 1 else 'votes'}."

@@ -1,0 +1,207 @@
+"""The learned taste: features of pictures, a reward refitted as votes arrive, and its scores.
+
+Everything slow is a background job of the worker's: it gives way to drawing between two handfuls of
+pictures. Readers take the newest finished `Snapshot`, which never changes, so nothing waits.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from studio.core.campaign import Campaign, CampaignPicture
+from studio.core.errors import TrainingError
+from studio.core.events import Event, StageProgress
+from studio.core.settings import Settings
+from studio.services.pairing import Choose
+from studio.services.rating import Pictures
+from studio.services.worker import GpuWorker, Priority
+from studio.store.campaigns import CampaignStore
+from studio.store.votes import VoteStore
+
+if TYPE_CHECKING:
+    from studio.training.agreement import Agreement
+    from studio.training.feature_cache import FeatureCache
+    from studio.training.reward import Reward
+
+JOB = "taste"
+OWN_ENCODER = "encoder"  # folder in the models' folder: the artist's own CLIP or PickScore
+HANDFUL = 8  # pictures that are looked at between two chances to give way
+NEWEST_VOTES = 20_000  # that the reward learns from; older ones change little and fit in no memory
+REFIT_AFTER = 5  # votes or undos
+FEW_PICTURES = 4  # below it there is nothing to choose among
+MOST_PICTURES = 2000  # that decide how features are weighed before the first vote
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was known of the taste at one moment."""
+
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)  # sha256 -> (D,)
+    reward: Reward | None = None  # None while there are too few votes
+    agreement: Agreement | None = None  # by prompt-grouped cross-validation
+    encoder: str = ""  # its name
+    events: tuple[int, int] = (0, 0)  # newest vote and undo that it knows
+
+    def scores(self, pictures: Sequence[str]) -> dict[str, float]:
+        """Return the score in logits of those pictures whose features are known."""
+        known = [sha256 for sha256 in pictures if sha256 in self.features]
+        if self.reward is None or not known:
+            return {}
+        found = self.reward.score(np.stack([self.features[sha256] for sha256 in known]))
+        return dict(zip(known, map(float, found), strict=True))
+
+
+class Taste:
+    """Keeps the snapshot fresh. Every public method may be called from any thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        votes: VoteStore,
+        campaigns: CampaignStore,
+        pictures: Pictures,
+        worker: GpuWorker,
+    ) -> None:
+        self._settings = settings
+        self._votes = votes
+        self._campaigns = campaigns
+        self._pictures = pictures
+        self._worker = worker
+        self._lock = Lock()
+        self._now = Snapshot()
+        self._cache: FeatureCache | None = None  # worker's thread only
+        self._wanted: dict[str, None] = {}  # pictures whose features somebody asked for, in order
+
+    @property
+    def now(self) -> Snapshot:
+        """The newest finished snapshot."""
+        return self._now
+
+    def keep_up(self) -> None:
+        """Refit in the background when enough has happened since the last time; returns at once."""
+        votes, undos = self._votes.events()
+        seen = self._now.events
+        if votes - seen[0] + undos - seen[1] >= REFIT_AFTER:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Look at new pictures and refit, in the background; twice at once is once."""
+        self._worker.submit(JOB, self._learn, priority=Priority.BACKGROUND)
+
+    def learned(self) -> Snapshot:
+        """Learn now, on this thread, and return the snapshot; for commands that hold the device."""
+        for _ in self._learn():
+            pass
+        return self._now
+
+    def want(self, pictures: Iterable[str]) -> None:
+        """Have features of these pictures made in the background, where they are missing."""
+        with self._lock:
+            missing = [sha256 for sha256 in pictures if sha256 not in self._now.features]
+            self._wanted.update(dict.fromkeys(missing))
+        if missing:
+            self.refresh()
+
+    def strategy(
+        self, campaign: Campaign, pictures: Mapping[str, CampaignPicture]
+    ) -> Choose | None:
+        """Return a campaign's way to choose a pair; None chooses at random.
+
+        Each pair is chosen as if those before it had been answered, or all would ask the same.
+        """
+        from studio.training.reward import untrained_reward
+        from studio.training.selection import as_if_answered, next_pair
+
+        now, strategy = self._now, campaign.plan.strategy
+        known = [now.features[sha256] for sha256 in pictures if sha256 in now.features]
+        if strategy == "random" or len(known) < FEW_PICTURES:
+            return None
+        reward = now.reward or untrained_reward(np.stack(known[:MOST_PICTURES]))
+        draw = np.random.default_rng()
+
+        def choose(pairs: Sequence[tuple[str, str]]) -> int:
+            nonlocal reward
+            places = [at for at, pair in enumerate(pairs) if set(pair) <= now.features.keys()]
+            if not places:
+                return 0
+            one, other = (
+                np.stack([now.features[pairs[at][side]] for at in places]) for side in (0, 1)
+            )
+            best = next_pair(strategy, reward, one, other, draw)
+            reward = as_if_answered(reward, one[best : best + 1], other[best : best + 1])
+            return places[best]
+
+        return choose
+
+    def embed(self, pictures: Sequence[str]) -> Iterator[Event]:
+        """Make the missing features of pictures; on the worker's thread, a handful at a time."""
+        missing = [sha256 for sha256 in pictures if sha256 not in self._now.features]
+        for start in range(0, len(missing), HANDFUL):
+            found = self._embed_some(missing[start : start + HANDFUL])
+            with self._lock:
+                self._now = replace(self._now, features={**self._now.features, **found})
+            done = min(start + HANDFUL, len(missing))
+            yield StageProgress("features", done, len(missing), None)
+
+    def _learn(self) -> Iterator[Event]:
+        """Refit: features of what was voted on, then the reward, then how well it predicts."""
+        from studio.training.agreement import held_out_agreement
+        from studio.training.comparisons import comparisons_from_votes
+        from studio.training.reward import fit_reward
+
+        events = self._votes.events()
+        with self._lock:
+            wanted = list(self._wanted)
+            self._wanted = {}
+        newest = max(0, self._votes.newest_number() - NEWEST_VOTES)
+        votes = list(self._votes.votes(after=newest))
+        voted = dict.fromkeys(s for vote in votes for s in (vote.left, vote.right) if s)
+        yield from self.embed([*wanted, *voted])
+        for campaign in self._campaigns.all("running"):
+            yield from self.embed([p.sha256 for p in self._campaigns.pictures(campaign.id)])
+        encoder = self._feature_cache().encoder
+        now, named = self._now, (encoder.name, encoder.sha256)
+        learned = comparisons_from_votes(votes, now.features, encoder=named)
+        try:
+            reward = fit_reward(learned, start=now.reward)
+            yield StageProgress("reward", 1, 2, None)
+            agreement = held_out_agreement(learned)
+        except TrainingError:  # too few votes: the page says how many are missing
+            reward, agreement = None, None
+        with self._lock:
+            self._now = replace(
+                self._now,
+                reward=reward,
+                agreement=agreement,
+                encoder=encoder.name,
+                events=events,
+            )
+        yield StageProgress("reward", 2, 2, None)
+
+    def _embed_some(self, pictures: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the features of a handful; pictures that are gone are left out."""
+        return self._feature_cache().features(pictures, self._read)
+
+    def _feature_cache(self) -> FeatureCache:
+        """Return the encoder with what it has looked at before; loads it when first needed."""
+        from studio.diffusion.device import choose_device
+        from studio.training.feature_cache import FeatureCache
+        from studio.training.features import load_encoder
+
+        if self._cache is None:
+            own = self._settings.models_dir / OWN_ENCODER
+            device = choose_device(self._settings.device)
+            encoder = load_encoder(own if own.is_dir() else None, device=str(device))
+            self._cache = FeatureCache(self._settings.data_dir / "features", encoder)
+        return self._cache
+
+    def _read(self, sha256: str) -> Image.Image:
+        with Image.open(io.BytesIO(self._pictures.content(sha256))) as image:
+            return image.convert("RGB")
