@@ -8,7 +8,7 @@ would wait for each other; `synchronous=FULL` flushes each commit, so that a pow
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
@@ -81,6 +81,42 @@ def open_database(settings: Settings, migrations: Path = MIGRATIONS) -> Database
         engine.dispose()
         raise
     return database
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Where a studio keeps what: the same database twice, unless a server is named.
+
+    Gallery, queue and form speak of files in the data folder and stay in its SQLite; campaigns,
+    pairs, raters and votes are on the server, where all studios see them.
+    """
+
+    own: Database
+    shared: Database
+
+    def close(self) -> None:
+        """Close both."""
+        try:
+            if self.shared is not self.own:
+                self.shared.close()
+        finally:
+            self.own.close()
+
+
+def open_databases(settings: Settings) -> Databases:
+    """Open the data folder's database, and the server's if `database_url` names one.
+
+    Raises as `open_database`.
+    """
+    if not settings.database_url or _url(settings).get_backend_name() == "sqlite":
+        own = open_database(settings)
+        return Databases(own, own)
+    own = open_database(replace(settings, database_url=""))
+    try:
+        return Databases(own, open_database(settings))
+    except EaselError:
+        own.close()
+        raise
 
 
 def _url(settings: Settings) -> URL:
