@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
 
 from studio.core.errors import EaselError, ModelError
 
+_Result = TypeVar("_Result")
 _CGROUPS = (  # folder, limit and usage of a container's memory, versions 2 and 1
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -98,3 +101,16 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def attempt(call: Callable[[], _Result]) -> _Result | None:
+    """Return the call's result, or None when memory ran out.
+
+    The traceback's frames hold tensors, so callers free memory only after this has returned.
+    """
+    try:
+        return call()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None

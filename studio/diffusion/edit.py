@@ -7,7 +7,7 @@ The canvas is what stays: wherever the opacity of the repainted is 0 the result 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from studio.core.geometry import (
     draws_crop,
     is_masked,
     padded_size,
+    scaled_size,
 )
-from studio.core.request import GenerationRequest
+from studio.core.request import MIN_SIDE, GenerationRequest
+from studio.diffusion.latents import MAX_PREVIEW_SIDE
 from studio.diffusion.masks import blend, blurred, opacity_of, painted_box, painted_mask
 from studio.diffusion.resize import extended, filled, padded, resized
 from studio.diffusion.seam import matched_at_seam
@@ -57,6 +59,7 @@ class Edit:
     repaint: np.ndarray | None  # (H, W) of `padded`: what the model changes; None: all
     hole: np.ndarray | None  # (H, W) of `padded`, of bool: what is filled from around it
     kept: Box | None  # when outpainting: where the source lies in the box
+    enlarged_from: Image.Image | None = None  # RGB: its latents are enlarged, not its pixels
 
     def model_picture(self, picture: Image.Image, fill: bool = True) -> np.ndarray:
         """Return the part of `picture` (of the canvas' size) that is drawn, (H, W, 3) of bytes.
@@ -78,15 +81,28 @@ class Edit:
         size = self.box[2] - self.box[0], self.box[3] - self.box[1]
         drawn = np.asarray(part if part.size == size else part.resize(size, _LANCZOS))
         around = np.asarray(self.canvas.crop(self.box))
-        if self.kept is not None:
-            drawn = matched_at_seam(drawn, around[..., :3], self.kept)
         if self.opacity is not None:
+            if self.kept is not None:
+                drawn = matched_at_seam(drawn, around[..., :3], self.kept, self.opacity)
             drawn = blend(around[..., :3], drawn, self.opacity)
         if self.canvas.mode == "RGBA":
             drawn = np.concatenate([drawn, around[..., 3:]], axis=2)
         result = self.canvas.copy()
         result.paste(Image.fromarray(drawn), self.box[:2])
         return result
+
+    def sketched(self, rgb: np.ndarray) -> np.ndarray:
+        """Return the canvas, small, with a rough picture (h, w, 3) of `padded` laid into it."""
+        scale = min(1.0, MAX_PREVIEW_SIDE / max(self.canvas.size))
+        left, top, right, bottom = (round(side * scale) for side in self.box)
+        size = max(1, right - left), max(1, bottom - top)
+        covered = (p / f for p, f in zip(self.drawn, self.padded, strict=True))
+        part = [share * side for share, side in zip(covered, rgb.shape[1::-1], strict=True)]
+        rough = Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC, box=(0, 0, *part))
+        small = _on_white(self.canvas.resize(scaled_size(self.canvas.size, scale)))
+        shown = None if self.opacity is None else Image.fromarray(self.opacity).resize(size)
+        small.paste(rough, (left, top), shown)
+        return np.asarray(small)
 
     @cached_property
     def is_empty(self) -> bool:
@@ -107,12 +123,17 @@ def lay_out_edit(
     if not draws_crop(request):
         base = resized(source, (request.width, request.height), request.resize_mode)
     canvas = _grown(base, request.extend)
-    if not is_masked(request):
-        drawn = drawn_size(request)
-        whole = (0, 0, *canvas.size)
-        return Edit(canvas, whole, drawn, padded_size(drawn, factor), None, None, None, None)
-    painted, opacity = _masks(request, source, mask, base.size)
-    return _masked_edit(request, canvas, painted, opacity, factor)
+    if is_masked(request):
+        painted, opacity = _masks(request, source, mask, base.size)
+        edit = _masked_edit(request, canvas, painted, opacity, factor)
+    else:
+        drawn, box = drawn_size(request), (0, 0, *canvas.size)
+        edit = Edit(canvas, box, drawn, padded_size(drawn, factor), None, None, None, None)
+    if request.resize_mode == "latent upscale" and base is not source and not any(request.extend):
+        # All that is drawn comes from the source's latents, so padding would only shift them.
+        whole = _on_white(source).resize(_nearest_size(source.size, factor), _LANCZOS)
+        return replace(edit, drawn=edit.padded, enlarged_from=whole)
+    return edit
 
 
 def _masked_edit(
@@ -195,6 +216,12 @@ def _grown(base: Image.Image, extend: Box) -> Image.Image:
 
 def _grown_size(size: Size, extend: Box) -> Size:
     return size[0] + extend[0] + extend[2], size[1] + extend[1] + extend[3]
+
+
+def _nearest_size(size: Size, factor: int) -> Size:
+    """Return the multiples of `factor` nearest to a size, none of them tiny."""
+    width, height = (max(MIN_SIDE, round(side / factor) * factor) for side in size)
+    return width, height
 
 
 def _outside(extend: Box, size: Size) -> np.ndarray:

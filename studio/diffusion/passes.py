@@ -7,7 +7,7 @@ takes another one at the larger size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from studio.diffusion.denoise import SchedulerTransition, Transition
 from studio.diffusion.inpaint import ConditionedUnet, KnownRegion
 from studio.diffusion.model import LatentDiffusionModel
 from studio.diffusion.samplers import make_scheduler
+from studio.diffusion.tiles import TiledUnet, tile_side
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,6 @@ class Pass:
     soft: bool = False
     masked_content: str = "original"  # of request.MASKED_CONTENTS
     conditioning: Tensor | None = None  # (1 or B, 1 + C, h, w) for inpainting checkpoints
-
-    def for_pictures(self, chosen: slice) -> Pass:
-        """Return the pass for some pictures of a batch; what all share stays shared."""
-        parts = {
-            name: value[chosen]
-            for name in ("clean", "known", "conditioning")
-            if (value := getattr(self, name)) is not None and len(value) > 1
-        }
-        return replace(self, **parts)
 
 
 def steps_to_run(steps: int, strength: float) -> int:
@@ -67,11 +59,14 @@ def make_transition(
     return KnownRegion(inner, wanted.known, wanted.change, wanted.soft)
 
 
-def make_unet(model: LatentDiffusionModel, wanted: Pass) -> Callable[..., tuple[Tensor]]:
-    """Return the model's U-Net, its further channels filled in if it has any."""
+def make_unet(
+    model: LatentDiffusionModel, wanted: Pass, tiled: bool
+) -> Callable[..., tuple[Tensor]]:
+    """Return the model's U-Net, in tiles if asked, its further channels filled in if it has any."""
+    unet = TiledUnet(model.unet, tile_side(model)) if tiled else model.unet
     if wanted.conditioning is None:
-        return model.unet
-    return ConditionedUnet(model.unet, wanted.conditioning)
+        return unet
+    return ConditionedUnet(unet, wanted.conditioning)
 
 
 def _starting_latents(wanted: Pass, noise: Tensor) -> Tensor | None:

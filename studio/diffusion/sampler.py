@@ -14,10 +14,11 @@ from studio.core.errors import InvalidRequestError
 from studio.core.events import Notice, Preview, Progress
 from studio.core.geometry import draws_crop, is_masked
 from studio.core.request import GenerationRequest
-from studio.diffusion.drawing import Drawing, Drawn
+from studio.diffusion.drawing import REFINED_IN_TILES, Drawing, Drawn, Options
 from studio.diffusion.edit import Edit, EditInputs, lay_out_edit
 from studio.diffusion.guidance import needs_null_pass
-from studio.diffusion.memory import plan_memory
+from studio.diffusion.hires import check_upscaler
+from studio.diffusion.memory import MemoryPlan, plan_memory
 from studio.diffusion.model import LatentDiffusionModel
 from studio.diffusion.passes import steps_to_run
 from studio.diffusion.text import cut_off_sentence
@@ -52,12 +53,16 @@ def sample(
 
     Raises InvalidRequestError, NotEnoughMemoryError, or ModelError when the networks diverge.
     """
+    folder = inputs.upscalers_dir if inputs else None
     _refuse_unsupported(model, request)
+    check_upscaler(request, folder)
     edit = _laid_out(model, request, inputs)
     plan = plan_memory(model, request, batch_size, memory_limit)
-    drawing = Drawing(model, request, edit, plan, preview_every, cancelled)
-    yield from _notices(drawing)
-    yield from drawing.run()
+    options = Options(plan, preview_every, cancelled, folder)
+    yield from _notices(model, request, plan)
+    if edit is not None:
+        yield from _notices_of_edit(request, edit)
+    yield from Drawing(model, request, edit, options).run()
 
 
 def _laid_out(
@@ -96,23 +101,24 @@ def _refuse_unsupported(model: LatentDiffusionModel, request: GenerationRequest)
             )
 
 
-def _notices(job: Drawing) -> Iterator[Notice]:
-    request = job.request
-    if rest := cut_off_sentence(job.model, request.prompt):
+def _notices(
+    model: LatentDiffusionModel, request: GenerationRequest, plan: MemoryPlan
+) -> Iterator[Notice]:
+    if rest := cut_off_sentence(model, request.prompt):
         yield Notice(rest)
     if needs_null_pass(request.guidance_scale) and (
-        rest := cut_off_sentence(job.model, request.negative_prompt, "negative prompt")
+        rest := cut_off_sentence(model, request.negative_prompt, "negative prompt")
     ):
         yield Notice(rest)
     if request.eta > 0 and request.sampler != "DDIM":
         yield Notice(f"Eta acts with DDIM only; {request.sampler} draws as if it were 0.")
-    if job.tiled:
+    if plan.tiled:
         yield Notice(
             "Memory is short for this size, so the picture is decoded in tiles: slower, and its "
             "texture may differ slightly."
         )
-    if job.edit is not None:
-        yield from _notices_of_edit(request, job.edit)
+    if plan.unet_tiled:
+        yield REFINED_IN_TILES
 
 
 def _notices_of_edit(request: GenerationRequest, edit: Edit) -> Iterator[Notice]:

@@ -15,10 +15,13 @@ _BAND = 8  # pixels of the source, along the seam, that say how far off the draw
 _FADE = 48.0  # pixels into the new part over which a correction fades by a factor of e
 
 
-def matched_at_seam(drawn: np.ndarray, canvas: np.ndarray, kept: Box) -> np.ndarray:
+def matched_at_seam(
+    drawn: np.ndarray, canvas: np.ndarray, kept: Box, opacity: np.ndarray
+) -> np.ndarray:
     """Return `drawn` (H, W, 3) of bytes, corrected outside `kept` so that it meets `canvas` there.
 
-    kept: the source's rectangle; inside it nothing is changed here.
+    kept: the source's rectangle; inside it nothing is changed here. Where `opacity` (H, W) is not
+    0 the two differ on purpose, and nothing is learned.
     """
     left, top, right, bottom = kept
     height, width = drawn.shape[:2]
@@ -32,8 +35,9 @@ def matched_at_seam(drawn: np.ndarray, canvas: np.ndarray, kept: Box) -> np.ndar
         slice(left + _BAND * (left > 0), right - _BAND * (right < width)),
     )
     known[inner] = False
+    known &= opacity == 0
     if not known.any():
-        known = distance == 0
+        return drawn
     error = filled(canvas.astype(np.float32) - drawn, ~known)
     fade = np.where(distance > 0, np.exp(-distance / _FADE), 0)[..., None]
     return np.rint(drawn + error * fade).clip(0, 255).astype(np.uint8)

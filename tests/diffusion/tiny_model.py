@@ -14,14 +14,16 @@ _WORDS = ("apple", "castle", "cat", "dog", "house", "red", "blue", "sketch", "tr
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def build_tiny_model(folder: Path, prediction_type: str = "v_prediction", seed: int = 0) -> Path:
-    """Write a deterministic tiny model into `folder` and return it."""
+def build_tiny_model(
+    folder: Path, prediction_type: str = "v_prediction", seed: int = 0, in_channels: int = 4
+) -> Path:
+    """Write a deterministic tiny model into `folder` and return it; 9 channels: for inpainting."""
     folder.mkdir(parents=True, exist_ok=True)
     rng_state = torch.get_rng_state()
     torch.manual_seed(seed)
     vocabulary_size = _write_tokenizer(folder / "tokenizer")
     _text_encoder(vocabulary_size).save_pretrained(folder / "text_encoder")
-    _unet().save_pretrained(folder / "unet")
+    _unet(in_channels).save_pretrained(folder / "unet")
     _vae().save_pretrained(folder / "vae")
     torch.set_rng_state(rng_state)
     DDIMScheduler(
@@ -33,7 +35,7 @@ def build_tiny_model(folder: Path, prediction_type: str = "v_prediction", seed: 
         set_alpha_to_one=False,
     ).save_pretrained(folder / "scheduler")
     index = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": f"StableDiffusion{'Inpaint' * (in_channels == 9)}Pipeline",
         "_diffusers_version": "0.42.1",
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
@@ -49,9 +51,10 @@ def build_tiny_model(folder: Path, prediction_type: str = "v_prediction", seed: 
     return folder
 
 
-def _unet() -> UNet2DConditionModel:
+def _unet(in_channels: int) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=TINY_SIZE // 8,
+        in_channels=in_channels,
         block_out_channels=(16, 24),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
