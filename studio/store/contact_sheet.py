@@ -1,4 +1,8 @@
-"""A numbered contact sheet of any pictures: one PNG, or a PDF of A4 pages."""
+"""A numbered contact sheet of any pictures: one PNG, or a PDF of A4 pages.
+
+Captions may be in any script. A character that no font here has is an empty box, and a line at the
+foot of the sheet says so.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from studio.core.errors import EaselError, NotFoundError
 from studio.store.files import open_picture
+from studio.store.lettering import Face, Lettering, faces_for
 
 PAPER = (255, 255, 255)
 INK = (32, 32, 32)
@@ -25,6 +31,15 @@ PNG_CELL = 320  # pixels; smaller when the sheet would not fit into the limit be
 MAX_SHEET_PIXELS = 40_000_000
 CAPTION_LINES = 2
 MAX_ENLARGEMENT = 4  # as on the page
+NO_FONT = "No font on this machine has {}; an empty box stands there."
+FEW = 12  # characters without a font that are named
+
+
+class Measured(Protocol):
+    """What `shorten` needs of a font."""
+
+    def getlength(self, text: str) -> float:
+        """Return the width of one line of text in pixels."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,8 @@ class _Layout:
     text: int  # height of a line of the caption
     margin: int
     heading: int  # height of the title, 0 without one
+    faces: tuple[Face, ...]  # fonts of all the text on the sheet
+    remark: str  # at the foot of the sheet
 
     @property
     def row(self) -> int:
@@ -65,10 +82,16 @@ def contact_sheet_png(panels: Sequence[Panel], title: str = "", columns: int = 4
     cell = min(PNG_CELL, int(math.sqrt(MAX_SHEET_PIXELS / (rows * columns * 1.5))))
     text, margin = max(cell // 20, 6), max(cell // 16, 4)
     layout = _Layout(
-        columns, (cell, _cell_height(panels, cell)), text, margin, _heading(title, text)
+        columns,
+        (cell, _cell_height(panels, cell)),
+        text,
+        margin,
+        _heading(title, text),
+        *_fonts(panels, title),
     )
     width = layout.margin + columns * (cell + layout.margin)
     height = layout.margin + layout.heading + rows * layout.row
+    height += 2 * text if layout.remark else 0
     page = _draw_page(panels, (width, height), layout, title, first=1)
     return _encode([page], "PNG")
 
@@ -83,7 +106,7 @@ def contact_sheet_pdf(panels: Sequence[Panel], title: str = "", columns: int = 4
     cell_width = (width - margin) // columns - margin
     row = (height - margin - heading - text) // ROWS_PER_PAGE
     cell = (cell_width, row - text * (CAPTION_LINES + 1))
-    layout = _Layout(columns, cell, text, margin, heading)
+    layout = _Layout(columns, cell, text, margin, heading, *_fonts(panels, title))
     each = columns * ROWS_PER_PAGE
     pages = [
         _draw_page(panels[first : first + each], A4_LANDSCAPE, layout, title, first=first + 1)
@@ -92,7 +115,7 @@ def contact_sheet_pdf(panels: Sequence[Panel], title: str = "", columns: int = 4
     return _encode(pages, "PDF")
 
 
-def shorten(text: str, width: int, lines: int, font: ImageFont.FreeTypeFont) -> list[str]:
+def shorten(text: str, width: int, lines: int, font: Measured) -> list[str]:
     """Break text into at most `lines` lines of `width` pixels; an ellipsis stands for the rest."""
     words = text.split()
     broken: list[str] = []
@@ -112,7 +135,7 @@ def shorten(text: str, width: int, lines: int, font: ImageFont.FreeTypeFont) -> 
     return broken
 
 
-def _fitting(word: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+def _fitting(word: str, width: int, font: Measured) -> str:
     """Return the longest beginning that fits, at least one character."""
     low, high = 1, max(len(word), 1)
     while low < high:
@@ -124,6 +147,13 @@ def _fitting(word: str, width: int, font: ImageFont.FreeTypeFont) -> str:
 def _demand_panels(panels: Sequence[Panel]) -> None:
     if not panels:
         raise NotFoundError("No pictures are selected; select at least one for a contact sheet.")
+
+
+def _fonts(panels: Sequence[Panel], title: str) -> tuple[tuple[Face, ...], str]:
+    """Return the fonts for every word on the sheet, and what is to be said of missing ones."""
+    faces, missing = faces_for(f"{title} {' '.join(panel.caption for panel in panels)} …")
+    named = " ".join(f"U+{ord(c):04X}" for c in missing[:FEW]) + (" …" if missing[FEW:] else "")
+    return faces, NO_FONT.format(named) if missing else ""
 
 
 def _heading(title: str, text: int) -> int:
@@ -145,21 +175,26 @@ def _draw_page(
 ) -> Image.Image:
     page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(layout.text * 0.8)
+    font = Lettering(layout.faces, layout.text * 0.75)
+    within = size[0] - 2 * layout.margin
     if layout.heading:
-        large = ImageFont.load_default(layout.text * 1.4)
-        heading = shorten(title, size[0] - 2 * layout.margin, 1, large)
-        draw.text((layout.margin, layout.margin // 2), heading[0], INK, large)
+        large = Lettering(layout.faces, layout.text * 1.3)
+        large.draw(
+            draw, (layout.margin, layout.margin // 2), shorten(title, within, 1, large)[0], INK
+        )
+    if layout.remark:
+        foot = (layout.margin, size[1] - round(1.2 * layout.text))
+        font.draw(draw, foot, shorten(layout.remark, within, 1, font)[0], QUIET)
     for place, panel in enumerate(panels):
         left, top = layout.corner(place)
         _paste(page, panel.picture, (left, top), layout.cell)
         below = top + layout.cell[1] + layout.text // 4
         number = f"{first + place}"
-        draw.text((left, below), number, QUIET, font)
+        font.draw(draw, (left, below), number, QUIET)
         indent = round(font.getlength(f"{number}  "))
         lines = shorten(panel.caption, layout.cell[0] - indent, CAPTION_LINES, font)
         for line, words in enumerate(lines):
-            draw.text((left + indent, below + line * layout.text), words, INK, font)
+            font.draw(draw, (left + indent, below + line * layout.text), words, INK)
     return page
 
 

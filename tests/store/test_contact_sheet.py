@@ -16,6 +16,7 @@ from studio.store.contact_sheet import (
     contact_sheet_png,
     shorten,
 )
+from studio.store.lettering import FONTS, Lettering, faces_for, read_face
 
 FONT = ImageFont.load_default(16)
 
@@ -91,6 +92,66 @@ def test_an_empty_selection_is_a_sentence():
     for export in (contact_sheet_png, contact_sheet_pdf):
         with pytest.raises(NotFoundError, match="select at least one"):
             export([])
+
+
+SCRIPTS = (
+    "кот на крыше",
+    "γάτα",
+    "חתול",
+    "قطة على السطح",
+    "屋根の上の猫",
+    "지붕 위의 고양이",
+    "屋頂上的貓",
+)
+
+
+@pytest.mark.parametrize("words", SCRIPTS)
+def test_a_caption_in_any_of_these_scripts_has_its_letters(panels: list[Panel], words: str):
+    faces, missing = faces_for(words)
+    assert missing == ""
+    assert all(any(face.has(c) for face in faces) for c in words if not c.isspace())
+    boxes = "".join(c if c.isspace() else "\u0378" for c in words)  # no letter, never was
+    drawn, unknown = (
+        decoded(contact_sheet_png([Panel(panels[0].picture, caption)])).convert("RGB")
+        for caption in (words, boxes)
+    )
+    assert drawn.size[1] < unknown.size[1]  # whose foot says that a font is missing
+    assert drawn.tobytes() != unknown.crop((0, 0, *drawn.size)).tobytes()
+
+
+def test_a_character_without_a_font_is_named_at_the_foot_of_the_sheet(panels: list[Panel]):
+    known, unknown = (
+        decoded(contact_sheet_png([Panel(panels[0].picture, caption)])).convert("L")
+        for caption in ("a cat", "a cat \u0378")
+    )
+    foot = unknown.crop((0, known.height, unknown.width, unknown.height))
+    assert min(foot.getdata()) < 160  # letters stand there
+    assert faces_for("a cat \u0378")[1] == "\u0378"
+
+
+def test_the_readers_of_fonts_agree_with_freetype_on_every_character():
+    for path in FONTS:
+        face = read_face(path)
+        font = ImageFont.truetype(path, 12)
+        box = bytes(font.getmask("\u0378"))
+        known = [chr(c) for first, last in face.ranges for c in (first, last)]
+        blank = [c for c in known if bytes(font.getmask(c)) == box]
+        assert len(blank) <= 0.02 * len(known)  # spaces, and boxes on purpose
+        assert not face.has("\u0378") and face.has(known[0]) and face.has(known[-1])
+
+
+def test_a_file_that_is_no_font_is_passed_over(tmp_path: Path):
+    (tmp_path / "a.ttf").write_bytes(FONTS[0].read_bytes()[:200])
+    (tmp_path / "b.ttf").write_bytes(b"")
+    assert [read_face(tmp_path / name) for name in ("a.ttf", "b.ttf", "c.ttf")] == [None] * 3
+
+
+def test_marks_stay_with_their_letter(panels: list[Panel]):
+    faces, _ = faces_for("e\u0301猫")
+    lettering = Lettering(faces, 16)
+    accented = lettering.getlength("e\u0301")
+    assert accented == lettering.getlength("e")
+    assert lettering.getlength("e\u0301猫") == accented + lettering.getlength("猫")
 
 
 @pytest.mark.parametrize("text", ["", "word", "many words " * 40, "青い飛行機" * 40, "x" * 5000])
