@@ -67,4 +67,29 @@ class StageArtifact:
     path: str
 
 
-Event = ModelLoading | Progress | Preview | PictureDone | Notice | StageProgress | StageArtifact
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch of fine-tuning is committed; it will not be computed again."""
+
+    epoch: int  # from 1
+    epochs: int  # that are planned; 0 while that is not known
+    images: int  # sampled in this epoch
+    reward_mean: float  # of those pictures
+    reward_held_out: float  # of pictures at fixed seeds, of prompts that are not trained on
+    kl: float  # from the base, nats a step
+    clip_fraction: float  # share of (picture, step) pairs outside the trust region
+    diversity: float  # mean distance between the held-out pictures
+    seconds: float  # that were computed, pauses not counted
+    probes: dict[str, float] = field(default_factory=dict)  # of the held-out pictures, by name
+
+
+Event = (
+    ModelLoading
+    | Progress
+    | Preview
+    | PictureDone
+    | Notice
+    | StageProgress
+    | StageArtifact
+    | EpochDone
+)

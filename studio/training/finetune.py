@@ -1,0 +1,325 @@
+"""A run of fine-tuning: epochs of PPO on a LoRA, each committed, each resumable to the bit.
+
+    look -> [sample -> score -> advantages -> update -> look -> commit] x epochs
+
+A run lives in one folder: `run.json` says what it is, `checkpoints/` where it stands, `ladder/`
+holds adapters of earlier epochs, `pictures/` the same pictures after each epoch, `metrics.jsonl`
+the figures, and `adapter.safetensors` the result so far. Everything random follows from the run's
+seed and the epoch, so a run that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from time import perf_counter
+
+from torch import Tensor
+
+from studio.core.errors import TrainingError
+from studio.core.events import EpochDone, Event, Notice, StageArtifact, StageProgress
+from studio.diffusion.adapters import (
+    adapter_state,
+    add_trainable_adapter,
+    continue_from,
+    remove_trained_adapter,
+    restore_adapter,
+    save_adapter,
+)
+from studio.diffusion.device import is_out_of_memory, release_memory
+from studio.diffusion.model import LatentDiffusionModel
+from studio.training.guards import EpochFigures, why_to_stop
+from studio.training.ppo import DivergedError, PromptStatistics, Update, advantages, make_optimizer
+from studio.training.probes import DIVERSITY, ProbeTools, draw_look, probe
+from studio.training.rewards import Images, RewardFunction
+from studio.training.rollout import (
+    RolloutPlan,
+    TextFeatures,
+    Trajectories,
+    make_policy,
+    picture_seed,
+    sample_trajectories,
+)
+from studio.training.run_folder import FineTuneConfig, RunFolder, RunState
+
+SAMPLE, SCORE, ADVANTAGES, UPDATE, LOOK = "sample", "score", "advantages", "update", "look"
+
+
+def finetune(
+    model: LatentDiffusionModel,
+    reward: RewardFunction,
+    config: FineTuneConfig,
+    tools: ProbeTools,
+    folder: Path,
+    start: Path | None = None,
+) -> Iterator[Event]:
+    """Train an adapter on `model` towards `reward`, or go on with the run in `folder`.
+
+    `model` is this run's own, in fp32; it is given back without the adapter. Yields after every
+    U-Net call, and EpochDone when an epoch is committed; who stops pulling stops the run, which
+    then goes on from the last committed epoch. `start` is an adapter to begin with.
+
+    Raises TrainingError when the folder holds another run, DiskFullError, ModelError.
+    """
+    add_trainable_adapter(model.unet, config.rank, config.seed)
+    try:
+        if start is not None:
+            continue_from(model.unet, start)
+        yield from _Run(model, reward, config, tools, RunFolder(folder)).events()
+    finally:
+        remove_trained_adapter(model.unet)
+
+
+class _Run:
+    """One run while it is being computed."""
+
+    def __init__(
+        self,
+        model: LatentDiffusionModel,
+        reward: RewardFunction,
+        config: FineTuneConfig,
+        tools: ProbeTools,
+        folder: RunFolder,
+    ) -> None:
+        self.model = model
+        self.reward = reward
+        self.config = config
+        self.tools = tools
+        self.folder = folder
+        self.state = RunState(rollout_batch=config.batch, update_batch=config.ppo.batch)
+        self.texts = TextFeatures(model, config.negative_prompt)
+        self.policy = make_policy(model, config.policy)
+        named = dict(model.unet.named_parameters())
+        parameters = [named[name] for name in adapter_state(model.unet)]
+        self.optimizer = make_optimizer(parameters, config.ppo)
+        self.good = adapter_state(model.unet)  # of the last epoch that was well
+        self._spent = 0.0  # seconds computed in this epoch
+        self._calls = 0  # of the U-Net, in this epoch
+
+    def events(self) -> Iterator[Event]:
+        """Go through the epochs that are left; each is timed without what others did meanwhile."""
+        identity = self.config.identity(self.model.sha256, self.reward.identity)
+        self.folder.claim(identity)
+        self._resume()
+        if self.state.base is None:
+            yield from self._timed(self._first_look())
+            self._commit()
+        while not self.state.stopped and not self._finished():
+            self._spent, self._calls = 0.0, 0
+            yield from self._timed(self._epoch())
+        yield from self._end()
+
+    def _timed(self, events: Generator[Event, None, None]) -> Iterator[Event]:
+        try:
+            while True:
+                begun = perf_counter()
+                try:
+                    event = next(events)
+                except StopIteration:
+                    return
+                finally:
+                    self._spent += perf_counter() - begun
+                yield event
+        finally:
+            events.close()
+
+    def _resume(self) -> None:
+        found = self.folder.latest(self.config)
+        if found is None:
+            return
+        self.state, tensors, restore = found
+        restore_adapter(self.model.unet, tensors["adapter"])
+        restore(self.optimizer)
+        self.good = tensors["good"]
+
+    def _finished(self) -> bool:
+        planned = self.state.epochs or self.config.epochs
+        return 0 < planned <= self.state.epoch
+
+    def _first_look(self) -> Generator[Event, None, None]:
+        """Measure the base: what the guards compare with."""
+        images = yield from self._look(0)
+        self.state.base = self._figures(images, reward_mean=0.0, kl=0.0)
+        self.state.spent += self._spent
+
+    def _epoch(self) -> Generator[Event, None, None]:
+        number = self.state.epoch + 1
+        statistics = PromptStatistics(self.config.ppo.history, self.state.statistics)
+        try:
+            drawn = yield from self._sample(number)
+            rewards = self._score(drawn)
+            yield self._progress(SCORE)
+            advantage = advantages(rewards, drawn.prompts, statistics, self.config.ppo)
+            yield self._progress(ADVANTAGES)
+            update = yield from self._update(drawn, advantage, number)
+        except DivergedError as error:
+            restore_adapter(self.model.unet, self.good)
+            self.state.stopped = (
+                f"{error} The adapter of epoch {self.state.epoch} is kept. Train again in another "
+                "folder with a smaller learning rate."
+            )
+            return
+        images = yield from self._look(number)
+        figures = update.figures
+        now = self._figures(images, reward_mean=float(rewards.mean()), kl=figures.mean("kl"))
+        self.state.epoch = number
+        self.state.statistics = statistics.as_json()
+        self.state.history.append(now)
+        self.state.spent += self._spent
+        base, guards = self.state.base, self.config.guards
+        assert base is not None, "the first look comes before the first epoch"
+        learned = self.reward.learned
+        self.state.stopped = why_to_stop(self.state.history, base, guards, learned=learned)
+        if not self.state.stopped:
+            self.good = adapter_state(self.model.unet)
+            self.state.good_epoch = number
+        self.state.plan(self.config, self._spent)
+        done = self._done(now, figures.mean("clipped"))
+        self.folder.log(self.state, done)
+        self._commit()
+        yield done
+        yield StageArtifact(LOOK, str(self.folder.picture(number)))
+
+    def _sample(self, number: int) -> Generator[Event, None, Trajectories]:
+        """Phase 1; in smaller batches, from its beginning, when memory runs out."""
+        prompts = self.config.epoch_prompts(number)
+        seeds = tuple(picture_seed(self.config.seed, number, i) for i in range(len(prompts)))
+        actions = self.policy.config.actions(number - 1)
+        size = self.config.size or self.model.native_size
+        while True:
+            plan = RolloutPlan(prompts, seeds, size, actions, self.state.rollout_batch)
+            parts = sample_trajectories(self.policy, self.model, self.texts, plan)
+            drawn = yield from self._drawn(parts, SAMPLE)
+            if isinstance(drawn, Trajectories):
+                return drawn
+            self.state.rollout_batch = self._halved(self.state.rollout_batch)
+
+    def _score(self, drawn: Trajectories) -> Tensor:
+        """Phase 2: rewards (N,)."""
+        rewards = self.reward(drawn.images, drawn.prompts)
+        finite = rewards.isfinite().all() and drawn.log_prob.isfinite().all()
+        if not bool(finite):
+            raise DivergedError("The pictures turned into values that are not numbers.")
+        return rewards
+
+    def _update(
+        self, drawn: Trajectories, advantage: Tensor, number: int
+    ) -> Generator[Event, None, Update]:
+        """Phase 4."""
+        update = Update(self.policy, self.texts, self.optimizer, self.config.ppo)
+        update.batch = self.state.update_batch
+        for _ in update.run(drawn, advantage, self.config.seed, number):
+            self._calls += 1
+            yield self._progress(UPDATE)
+        self.state.update_batch = update.batch
+        return update
+
+    def _look(self, number: int) -> Generator[Event, None, Images]:
+        """Draw the film strip of this epoch and store it."""
+        while True:
+            plan = self.config.look(self.model.native_size, self.state.rollout_batch)
+            images = yield from self._drawn(draw_look(self.model, self.texts, plan), LOOK)
+            if images is not None:
+                self.folder.save_picture(number, images)
+                return images
+            self.state.rollout_batch = self._halved(self.state.rollout_batch)
+
+    def _drawn(self, parts: Iterator[object], phase: str) -> Generator[Event, None, object]:
+        """Pull until the result, which is the last part; None when memory ran out."""
+        while True:
+            part = _pull(parts)
+            if not isinstance(part, int):
+                return part
+            self._calls += 1
+            yield self._progress(phase)
+
+    def _halved(self, batch: int) -> int:
+        release_memory(self.model.device)
+        if batch == 1:
+            raise TrainingError(
+                "Memory ran out even with one picture at a time. Close other programs, train on "
+                "smaller pictures or choose a smaller model."
+            )
+        return (batch + 1) // 2
+
+    def _figures(self, images: Images, *, reward_mean: float, kl: float) -> EpochFigures:
+        prompts = self.config.look_prompts()
+        rewards = self.reward(images, prompts)
+        return EpochFigures(
+            kl=kl,
+            reward_mean=reward_mean,
+            reward_held_out=float(rewards.mean()),
+            probes=probe(images, prompts, self.tools),
+        )
+
+    def _progress(self, phase: str) -> StageProgress:
+        planned = self.state.epochs or self.config.epochs
+        left = None
+        if planned and self.state.epoch:
+            each = self.state.spent / self.state.epoch
+            left = max(0.0, each * (planned - self.state.epoch) - self._spent)
+        about = {"epoch": float(self.state.epoch + 1), "epochs": float(planned)}
+        return StageProgress(phase, self._calls, self._calls_an_epoch(), left, about)
+
+    def _calls_an_epoch(self) -> int:
+        config, batch = self.config, self.state.rollout_batch
+        pictures = config.prompts_per_epoch * config.images_per_prompt
+        sampling = -(-pictures // batch) * config.policy.steps
+        looking = -(-len(config.look_prompts()) // batch) * config.look_steps
+        update = Update(self.policy, self.texts, self.optimizer, config.ppo)
+        update.batch = self.state.update_batch
+        return sampling + update.calls(pictures, len(config.policy.actions(0))) + looking
+
+    def _done(self, now: EpochFigures, clip_fraction: float) -> EpochDone:
+        return EpochDone(
+            epoch=self.state.epoch,
+            epochs=self.state.epochs,
+            images=self.config.prompts_per_epoch * self.config.images_per_prompt,
+            reward_mean=now.reward_mean,
+            reward_held_out=now.reward_held_out,
+            kl=now.kl,
+            clip_fraction=clip_fraction,
+            diversity=now.probes[DIVERSITY],
+            seconds=self._spent,
+            probes=dict(now.probes),
+        )
+
+    def _commit(self) -> None:
+        """Write the checkpoint, and the rung of the ladder when one is due."""
+        state = self.state
+        if state.epoch and state.epoch % state.stride(self.config) == 0:
+            save_adapter(self.model.unet, self.folder.rung(state.epoch), self._lineage(state.epoch))
+        current = adapter_state(self.model.unet)
+        self.folder.commit(state, current, self.good, self.optimizer)
+
+    def _end(self) -> Iterator[Event]:
+        """Write the result: the last epoch that was well."""
+        restore_adapter(self.model.unet, self.good)
+        path, _ = save_adapter(
+            self.model.unet, self.folder.path, self._lineage(self.state.good_epoch)
+        )
+        if self.state.stopped:
+            yield Notice(self.state.stopped)
+        yield StageArtifact("adapter", str(path))
+
+    def _lineage(self, epoch: int) -> dict[str, object]:
+        return {
+            "made_by": "easel finetune",
+            "base": self.model.name,
+            "base_sha256": self.model.sha256,
+            "reward": self.reward.name,
+            "reward_identity": self.reward.identity,
+            **self.reward.lineage,
+            "epoch": epoch,
+            "config": self.config.summary(),
+        }
+
+
+def _pull(parts: Iterator[object]) -> object:
+    """Return the next part, or None when memory ran out."""
+    try:
+        return next(parts)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None

@@ -1,0 +1,271 @@
+"""Proximal policy optimization over denoising steps: the equations, and one epoch's four phases.
+
+    A     = (r - mean_prompt) / std_prompt, clipped
+    rho   = p_theta(x_t' | x_t) / p_old(x_t' | x_t)
+    L     = mean of  -min(rho A, clip(rho, 1 - eps, 1 + eps) A)  +  beta KL(theta || base)
+
+Black et al. 2023 (DDPO), Schulman et al. 2017 (PPO, equation 7), and for the divergence Flow-GRPO
+(2505.05470). rho is the ratio of densities averaged over the D dimensions of a latent, so the trust
+region of `clip_nats` on the true log-ratio is eps = clip_nats / D: DDPO's 1e-4 is 1.64 nats at the
+16,384 dimensions of Stable Diffusion.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from studio.core.errors import TrainingError
+from studio.diffusion.adapters import adapter_off
+from studio.diffusion.device import is_out_of_memory, release_memory
+from studio.training.loop import step_generator
+from studio.training.rollout import Policy, TextFeatures, Trajectories
+
+
+@dataclass(frozen=True)
+class PpoConfig:
+    """What the update does with a reward. Defaults: the reference's for a small model."""
+
+    updates: int = 2  # optimizer steps an epoch, each over its own share of the pictures
+    learning_rate: float = 3e-4  # AdamW on a LoRA; ddpo-pytorch, trl, Flow-GRPO
+    weight_decay: float = 1e-4  # everywhere in the field
+    gradient_clip: float = 1.0  # of the global norm
+    clip_nats: float = 1.64  # trust region on the summed log-ratio of one step
+    advantage_clip: float = 3.0  # standard deviations
+    kl_weight: float = 0.02  # beta; Flow-GRPO 0.01 to 0.04
+    std_floor: float = 1e-2  # share of all rewards' spread below which a prompt has none
+    history: int = 32  # rewards remembered a prompt; ddpo-pytorch 16 to 32
+    min_count: int = 8  # rewards of a prompt before its own spread counts
+    batch: int = 16  # (picture, step) pairs a U-Net call
+
+
+class DivergedError(TrainingError):
+    """The loss or its gradient is not a number; the weights are as before the update."""
+
+
+class PromptStatistics:
+    """The last rewards of each prompt, which a picture of that prompt is measured against."""
+
+    def __init__(self, history: int, kept: Mapping[str, Sequence[float]] | None = None) -> None:
+        self._history = history
+        self._rewards = {p: deque(r, maxlen=history) for p, r in (kept or {}).items()}
+
+    def add(self, prompts: Sequence[str], rewards: Tensor) -> None:
+        """Remember rewards (N,), one a prompt."""
+        for prompt, reward in zip(prompts, rewards.tolist(), strict=True):
+            self._rewards.setdefault(prompt, deque(maxlen=self._history)).append(reward)
+
+    def rewards(self, prompt: str) -> Tensor:
+        """Return what is remembered of a prompt, (n,) in fp64."""
+        return torch.tensor(list(self._rewards.get(prompt, ())), dtype=torch.float64)
+
+    def as_json(self) -> dict[str, list[float]]:
+        """Return everything, for a checkpoint; Python writes and reads floats exactly."""
+        return {prompt: list(rewards) for prompt, rewards in self._rewards.items()}
+
+
+def advantages(
+    rewards: Tensor, prompts: Sequence[str], statistics: PromptStatistics, config: PpoConfig
+) -> Tensor:
+    """Phase 3: A = (r - mean_prompt) / std_prompt, clipped; (N,) in fp32. Remembers the rewards.
+
+    A prompt with fewer than `min_count` rewards uses the spread around the prompts' means of the
+    whole batch; one with a single reward the batch's mean, too. Equal rewards give 0.
+    """
+    rewards = rewards.double()
+    statistics.add(prompts, rewards)
+    known = {prompt: statistics.rewards(prompt) for prompt in set(prompts)}
+    means = torch.stack([known[p].mean() if len(known[p]) > 1 else rewards.mean() for p in prompts])
+    pooled = (rewards - means).square().mean().sqrt()
+    everything = torch.cat([known[prompt] for prompt in sorted(known)])
+    floor = config.std_floor * everything.std(correction=0) + 1e-8
+    stds = torch.stack(
+        [
+            known[p].std(correction=0) if len(known[p]) >= config.min_count else pooled
+            for p in prompts
+        ]
+    )
+    scaled = (rewards - means) / torch.maximum(stds, floor)
+    return scaled.clamp(-config.advantage_clip, config.advantage_clip).float()
+
+
+def ppo_clip_loss(
+    log_prob: Tensor, log_prob_old: Tensor, advantages: Tensor, clip_range: float
+) -> Tensor:
+    """-min(rho A, clip(rho, 1 - eps, 1 + eps) A) for each pair, (B,). PPO, equation 7."""
+    ratio = (log_prob - log_prob_old).exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def kl_to_base(mean: Tensor, base_mean: Tensor, std: Tensor) -> Tensor:
+    """KL(N(mean, std) || N(base_mean, std)), the mean over all but the batch dimension, (B,)."""
+    return ((mean - base_mean).square() / (2 * std**2)).flatten(1).mean(1)
+
+
+@dataclass
+class UpdateFigures:
+    """Sums over the pairs of one epoch's updates."""
+
+    pairs: int = 0
+    kl: float = 0.0  # nats a step, summed over the dimensions of a latent
+    clipped: float = 0.0
+    loss: float = 0.0
+    approx_kl: float = 0.0  # to the policy that drew, per dimension
+    largest_log_ratio: float = 0.0
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a sum over the pairs."""
+        return getattr(self, name) / max(self.pairs, 1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Some (picture, step) pairs, folded into one batch; on the device."""
+
+    before: Tensor  # (B, C, h, w)
+    after: Tensor  # (B, C, h, w)
+    numbers: Tensor  # (B,) number of the step
+    log_prob: Tensor  # (B,) when it was drawn
+    advantage: Tensor  # (B,)
+    prompt_embeds: Tensor  # (B, L, D), or (2B, L, D) with guidance
+
+
+class Update:
+    """Phase 4: the clipped update of one epoch's trajectories."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        texts: TextFeatures,
+        optimizer: torch.optim.Optimizer,
+        config: PpoConfig,
+    ) -> None:
+        self.policy = policy
+        self.config = config
+        self.batch = config.batch  # shrinks when memory runs out
+        self.figures = UpdateFigures()
+        self._texts = texts
+        self._optimizer = optimizer
+
+    def run(self, drawn: Trajectories, advantage: Tensor, seed: int, epoch: int) -> Iterator[int]:
+        """Take the epoch's optimizer steps; yields after every U-Net call.
+
+        Each step sums the gradient over all trained steps of its share of the pictures. Raises
+        DivergedError before the weights are touched by a gradient that is not a number.
+        """
+        self.figures = UpdateFigures()
+        chance = step_generator(seed, epoch, stream=1)
+        order = chance.permutation(len(drawn.prompts))
+        for share in torch.from_numpy(order).tensor_split(self.config.updates):
+            pairs = torch.cartesian_prod(share, torch.arange(len(drawn.actions)))
+            pairs = pairs[torch.from_numpy(chance.permutation(len(pairs)))]
+            yield from self._one_step(drawn, advantage, pairs)
+
+    def calls(self, pictures: int, actions: int) -> int:
+        """Return how many U-Net calls an epoch's update takes."""
+        shares = torch.arange(pictures).tensor_split(self.config.updates)
+        batches = sum(-(-len(share) * actions // self.batch) for share in shares)
+        return batches * (2 if self.config.kl_weight > 0 else 1)
+
+    def _one_step(self, drawn: Trajectories, advantage: Tensor, pairs: Tensor) -> Iterator[int]:
+        figures = self.figures
+        while True:
+            self._optimizer.zero_grad(set_to_none=True)
+            self.figures = UpdateFigures(**vars(figures))
+            if (yield from self._gradients(drawn, advantage, pairs)):
+                break
+            release_memory(self.policy.timesteps.device)
+            if self.batch == 1:
+                raise TrainingError(
+                    "Memory ran out even with one step of one picture at a time. Close other "
+                    "programs, train on smaller pictures or choose a smaller model."
+                )
+            self.batch = (self.batch + 1) // 2  # the same sum in smaller parts
+        [group] = self._optimizer.param_groups
+        norm = torch.nn.utils.clip_grad_norm_(group["params"], self.config.gradient_clip)
+        if not torch.isfinite(norm):
+            raise DivergedError("The loss stopped being a number.")
+        self._optimizer.step()
+
+    def _gradients(self, drawn: Trajectories, advantage: Tensor, pairs: Tensor) -> Iterator[int]:
+        """Add up the gradient of all pairs; returns False when memory ran out on the way."""
+        for chosen in pairs.split(self.batch):
+            batch = self._fold(drawn, advantage, chosen)
+            base_mean = None
+            if self.config.kl_weight > 0:
+                base_mean = _attempt(lambda batch=batch: self._base_mean(batch))
+                if base_mean is None:
+                    return False
+                yield len(chosen)
+            share = len(chosen) / len(pairs)
+            done = _attempt(lambda b=batch, m=base_mean, s=share: self._backward(b, m, s))
+            if done is None:
+                return False
+            yield len(chosen)
+        return True
+
+    def _fold(self, drawn: Trajectories, advantage: Tensor, chosen: Tensor) -> Pairs:
+        pictures, places = chosen.unbind(1)
+        device = self.policy.timesteps.device
+        prompts = [drawn.prompts[i] for i in pictures.tolist()]
+        embeds = self._texts.batch(prompts, self.policy.config.guidance_scale)
+        rows = (
+            drawn.before[pictures, places],
+            drawn.after[pictures, places],
+            places + drawn.actions.start,
+            drawn.log_prob[pictures, places],
+            advantage[pictures],
+        )
+        return Pairs(*(row.to(device) for row in rows), prompt_embeds=embeds)
+
+    @torch.no_grad()
+    def _base_mean(self, batch: Pairs) -> Tensor:
+        """The mean of the base's transition, the adapter switched off."""
+        with adapter_off(self.policy.unet):
+            step, _ = self.policy.step(batch.before, batch.numbers, batch.prompt_embeds)
+        return step.mean
+
+    @torch.enable_grad()
+    def _backward(self, batch: Pairs, base_mean: Tensor | None, share: float) -> bool:
+        config, figures = self.config, self.figures
+        step, _ = self.policy.step(batch.before, batch.numbers, batch.prompt_embeds)
+        log_prob = step.log_prob(batch.after)
+        dimensions = batch.before[0].numel()
+        clip_range = config.clip_nats / dimensions
+        losses = ppo_clip_loss(log_prob, batch.log_prob, batch.advantage, clip_range)
+        if base_mean is not None:
+            kl = kl_to_base(step.mean, base_mean, step.std)
+            losses = losses + config.kl_weight * kl
+            figures.kl += float(kl.detach().sum()) * dimensions
+        if not bool(losses.isfinite().all()):
+            raise DivergedError("The loss stopped being a number.")
+        (losses.mean() * share).backward()
+        log_ratio = (log_prob - batch.log_prob).detach()
+        figures.pairs += len(losses)
+        figures.loss += float(losses.detach().sum())
+        figures.clipped += float(((log_ratio.exp() - 1).abs() > clip_range).sum())
+        figures.approx_kl += float(0.5 * log_ratio.square().sum())
+        figures.largest_log_ratio = max(figures.largest_log_ratio, float(log_ratio.abs().max()))
+        return True
+
+
+def make_optimizer(parameters: Sequence[Tensor], config: PpoConfig) -> torch.optim.AdamW:
+    """Return the AdamW that the field trains LoRA policies with."""
+    return torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def _attempt(call):  # noqa: ANN001, ANN202
+    """Return the call's result, or None when memory ran out."""
+    try:
+        return call()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
