@@ -78,9 +78,9 @@ def _laid_out(
 
 
 def _refuse_unsupported(model: LatentDiffusionModel, request: GenerationRequest) -> None:
-    if request.adapters:
+    if request.adapters:  # they act around the sampler; see drawn_with in adapters.py
         raise InvalidRequestError(
-            "adapters", "Adapters cannot be applied yet; remove them from the request."
+            "adapters", "The adapters of this request are not in place; draw it in the studio."
         )
     if request.hires_scale > 1 and is_masked(request):
         raise InvalidRequestError(

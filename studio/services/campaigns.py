@@ -15,7 +15,6 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from studio.core.campaign import Campaign, CampaignPicture, CampaignPlan, Contestant
 from studio.core.errors import InvalidRequestError, ModelError, NotFoundError, VoteRefusedError
@@ -23,13 +22,11 @@ from studio.core.events import Event, Notice, PictureDone, Progress
 from studio.core.picture import Picture
 from studio.core.request import GenerationRequest
 from studio.core.settings import ASSETS
+from studio.services.adapter_shelf import AdapterShelf
 from studio.services.models import ModelShelf
 from studio.services.worker import GpuWorker, JobEnded, JobEvent, Priority
 from studio.store.campaigns import CampaignStore
 from studio.store.pictures import PictureStore
-
-if TYPE_CHECKING:
-    from studio.services.adapter_shelf import AdapterShelf
 
 PROMPT_LISTS = ASSETS / "prompts"  # *.txt: '# Title', then one prompt a line
 BLOCK = 6  # prompts that one contestant draws before the next model is loaded
@@ -65,7 +62,7 @@ class Campaigns:
         pictures: PictureStore,
         shelf: ModelShelf,
         worker: GpuWorker,
-        adapters: AdapterShelf | None = None,
+        adapters: AdapterShelf,
     ) -> None:
         self._store = store
         self._pictures = pictures
@@ -222,7 +219,8 @@ class Campaigns:
             yield Notice(
                 f"The files of '{request.model}' changed; they are drawn with as they are."
             )
-        with closing(sample(model, request, preview_every=0)) as events:
+        draw = partial(sample, preview_every=0)
+        with closing(self._adapters.drawn(model, request, draw)) as events:
             for event in events:
                 if isinstance(event, Drawn):
                     picture = self._pictures.save(

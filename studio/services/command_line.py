@@ -15,6 +15,7 @@ from studio.core.errors import EaselError, InvalidRequestError
 from studio.core.picture import Picture
 from studio.core.request import MAX_SEED, GenerationRequest
 from studio.core.settings import Settings
+from studio.services.adapter_shelf import AdapterShelf
 from studio.services.job_view import JobView
 from studio.services.model_folder import STARTER
 from studio.services.models import ModelShelf
@@ -47,7 +48,7 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
     was finished is kept.
     """
     try:
-        request = _request(args, settings)
+        request = _with_adapter(_request(args, settings), args, settings)
         output = Path(args.output) if args.output else None
         studio = open_studio(settings, owner=False)
         try:
@@ -79,6 +80,19 @@ def _request(args: argparse.Namespace, settings: Settings) -> GenerationRequest:
     if values.get("seed", -1) == -1:  # as in other studios, -1 asks for any seed
         values["seed"] = secrets.randbelow(MAX_SEED + 1)
     return GenerationRequest.from_mapping(values)
+
+
+def _with_adapter(
+    request: GenerationRequest, args: argparse.Namespace, settings: Settings
+) -> GenerationRequest:
+    """Return the request with the adapter that the flags name; its file goes onto the shelf."""
+    file, strength = getattr(args, "adapter", None), getattr(args, "adapter_strength", None)
+    if not file:
+        if strength is not None:
+            raise InvalidRequestError("adapters", "--adapter-strength needs --adapter FILE.")
+        return request
+    use = AdapterShelf(settings).add(Path(file)).use(1.0 if strength is None else strength)
+    return request.with_changes(adapters=(*request.adapters, use))
 
 
 def _read_request(path: Path) -> dict[str, Any]:

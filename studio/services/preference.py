@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from studio.core.settings import Settings
+from studio.services.adapter_shelf import AdapterShelf
 from studio.services.campaigns import Campaigns
 from studio.services.models import ModelShelf
 from studio.services.rating import Rating
@@ -51,7 +52,7 @@ def open_preference(
     return Preference(
         votes=votes,
         raters=raters,
-        campaigns=Campaigns(campaigns, pictures, shelf, worker),
+        campaigns=Campaigns(campaigns, pictures, shelf, worker, AdapterShelf(settings)),
         pictures=rated,
         rating=rating,
         taste=taste,

@@ -28,6 +28,7 @@ from studio.store.votes import VoteStore
 if TYPE_CHECKING:
     from studio.training.agreement import Agreement
     from studio.training.feature_cache import FeatureCache
+    from studio.training.features import Encoder
     from studio.training.reward import Reward
 
 JOB = "taste"
@@ -149,6 +150,14 @@ class Taste:
                 self._now = replace(self._now, features={**self._now.features, **found})
             done = min(start + HANDFUL, len(missing))
             yield StageProgress("features", done, len(missing), None)
+
+    def looked_at(self, pictures: Sequence[str]) -> tuple[dict[str, np.ndarray], Encoder]:
+        """Return features of these pictures and what made them; for who holds the device.
+
+        Pictures that are gone are left out.
+        """
+        found = self._embed_some(pictures)
+        return found, self._feature_cache().encoder
 
     def _learn(self) -> Iterator[Event]:
         """Refit: features of what was voted on, then the reward, then how well it predicts."""

@@ -10,10 +10,12 @@ seed and the epoch, so a run that was killed goes on as if it had not been.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from torch import Tensor
 
 from studio.core.errors import TrainingError
@@ -27,7 +29,7 @@ from studio.diffusion.adapters import (
     save_adapter,
 )
 from studio.diffusion.device import is_out_of_memory, release_memory
-from studio.diffusion.model import LatentDiffusionModel
+from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.training.guards import EpochFigures, why_to_stop
 from studio.training.ppo import DivergedError, PromptStatistics, Update, advantages, make_optimizer
 from studio.training.probes import DIVERSITY, ProbeTools, draw_look, probe
@@ -43,6 +45,12 @@ from studio.training.rollout import (
 from studio.training.run_folder import FineTuneConfig, RunFolder, RunState
 
 SAMPLE, SCORE, ADVANTAGES, UPDATE, LOOK = "sample", "score", "advantages", "update", "look"
+
+
+def load_base(folder: Path, name: str, device: str, sha256: str) -> LatentDiffusionModel:
+    """Load a model of this run's own, in fp32, on all cores. Raises ModelError."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    return load_model(folder, name, device, dtype=torch.float32, sha256=sha256)
 
 
 def finetune(
