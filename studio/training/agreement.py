@@ -1,5 +1,6 @@
 """How far raters can be trusted: with themselves, with each other, over sides and in speed.
 
+`held_out_agreement`, the reward's agreement with its raters, is defined in `reward_check.py`.
 Nothing here judges a person or deletes a vote: figures come with intervals, and a flag is a
 sentence to look into.
 """
@@ -14,7 +15,20 @@ from numpy.typing import NDArray
 
 from studio.core.vote import Vote
 from studio.training.intervals import wilson_interval
+from studio.training.reward_check import held_out_agreement
 from studio.training.taste_words import Agreement, percent
+
+__all__ = [
+    "Agreement",
+    "Alpha",
+    "RaterFigures",
+    "held_out_agreement",
+    "krippendorff_alpha",
+    "position_bias",
+    "rater_figures",
+    "raters_agreement",
+    "self_consistency",
+]
 
 ANSWERS = ("left", "right", "tie", "both_bad")  # skips say nothing
 FAST_MS = 500  # nobody compares two pictures in half a second

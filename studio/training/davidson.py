@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LOG_NU_PRIOR = (-1.0, 1.5)  # mean and std of log nu: one vote in six a tie, give or take a lot
+NO_TIES = -18.0  # log nu where no tie was seen: the model is Bradley and Terry's then
 _TOLERANCE = 1e-9  # of Newton's decrement, in nats
 _MAX_STEPS = 60
 _MAX_HALVINGS = 40
@@ -118,12 +119,18 @@ def fit_posterior(
     """Newton's method with step halving, and Laplace's approximation at the optimum.
 
     z (N, d) features of left minus right, answers (N,), weights (N,), prior's standard deviation of
-    each weight; `start` (d + 1,) is a theta nearby.
+    each weight; `start` (d + 1,) is a theta nearby. Without any tie among the answers nu is not
+    fitted but next to 0.
     """
     theta = np.append(np.zeros(z.shape[1]), LOG_NU_PRIOR[0]) if start is None else start.copy()
+    ties_seen = bool((choice == 0.5).any())
+    if not ties_seen:
+        theta[-1] = NO_TIES
     loss = penalised_loss(theta, z, choice, weight, prior_std)
     for _ in range(_MAX_STEPS):
         gradient, hessian = _derivatives(theta, z, choice, weight, prior_std)
+        if not ties_seen:
+            gradient[-1] = 0.0  # nu stays
         step = np.linalg.solve(hessian, gradient)
         decrement = gradient @ step
         if decrement < _TOLERANCE:
