@@ -10,14 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from studio.core.errors import DiskFullError, InvalidRequestError, ModelError
+from studio.core.errors import DiskFullError, ModelError, NotFoundError
 from studio.core.events import Event, ModelLoading, Notice, PictureDone, Preview, Progress
+from studio.core.geometry import result_size
 from studio.core.picture import Picture
 from studio.core.request import MAX_COUNT, MAX_SEED, GenerationRequest
+from studio.core.settings import Settings
+from studio.services.adapter_shelf import AdapterShelf
+from studio.services.editing import edit_inputs, source_size
 from studio.services.job_view import JobBoard, JobView, after
 from studio.services.models import ModelShelf
 from studio.services.panels import PanelSet, SeedPolicy, panel_requests, panel_set_id
@@ -25,12 +28,14 @@ from studio.services.remaining import DecodeClock
 from studio.services.worker import GpuWorker, JobEnded, JobEvent, JobStarted
 from studio.store.jobs import Job, JobStore
 from studio.store.pictures import PictureStore
+from studio.store.sources import SourceStore
 
 if TYPE_CHECKING:
     from studio.diffusion.sampler import Drawn
 
 SPARE_BYTES = 64 * 2**20  # stays free on the disk: the database and its log must go on
 KIND = "draw"
+UPSCALERS = "upscalers"  # folder of model files in the models' folder
 BYTES_PER_PIXEL = 4  # a PNG of noise is a little larger than its 3 bytes a pixel; and a thumbnail
 
 
@@ -43,13 +48,17 @@ class Generation:
         shelf: ModelShelf,
         jobs: JobStore,
         pictures: PictureStore,
-        data_dir: Path,
+        sources: SourceStore,
+        settings: Settings,
+        adapters: AdapterShelf | None = None,
     ) -> None:
         self._worker = worker
         self._shelf = shelf
         self._jobs = jobs
         self._pictures = pictures
-        self._data_dir = data_dir
+        self._sources = sources
+        self._settings = settings
+        self._adapters = adapters or AdapterShelf(settings)
         self._board = JobBoard()
         self._submitting = Lock()
         self._ordering = Lock()
@@ -74,13 +83,25 @@ class Generation:
         label: str = "",
         set_id: str = "",
         panel: int = 0,
+        parent_id: int | None = None,
     ) -> Job:
         """Store a job and queue it; the same key twice is the same job.
 
-        Raises ModelError when its model is not there or broken, DiskFullError when its pictures
-        would not fit, InvalidRequestError when it cannot be drawn.
+        `parent_id` is the picture that the request's source is; one that was deleted for good is
+        left out. Raises ModelError when its model is not there or broken, DiskFullError when its
+        pictures would not fit, InvalidRequestError when it cannot be drawn, for instance because
+        its source is gone.
         """
-        job = self._submit(request, key=key, label=label, set_id=set_id, panel=panel)
+        request = self._checked(request)
+        job = self._jobs.submit(
+            request,
+            key=key,
+            label=label,
+            set_id=set_id,
+            panel=panel,
+            parent_id=self._known_picture(parent_id),
+        )
+        self._enqueue(job)
         self._renumber()
         return job
 
@@ -96,18 +117,20 @@ class Generation:
         """Queue one job a line, all of one named set; see `panel_requests` for style and seeds."""
         requests = panel_requests(lines, request, seed_policy)
         identity = panel_set_id(key)
-        jobs = tuple(
-            self._submit(
-                panel,
+        jobs = []
+        for number, panel in enumerate(requests, start=1):
+            label = f"{name}, panel {number} of {len(requests)}"
+            job = self._jobs.submit(
+                self._checked(panel),
                 key=f"{key}/{number}",
-                label=f"{name}, panel {number} of {len(requests)}",
+                label=label,
                 set_id=identity,
                 panel=number,
             )
-            for number, panel in enumerate(requests, start=1)
-        )
+            self._enqueue(job)
+            jobs.append(job)
         self._renumber()
-        return PanelSet(identity, name, jobs)
+        return PanelSet(identity, name, tuple(jobs))
 
     def cancel(self, job_id: str) -> None:
         """End a job within one step, or take it off the queue; its finished pictures stay.
@@ -168,22 +191,23 @@ class Generation:
         last = next(drawn, None)
         return self.view(last.id) if last else None
 
-    def _submit(
-        self, request: GenerationRequest, *, key: str, label: str, set_id: str, panel: int
-    ) -> Job:
-        """Check, store and queue a job; the caller renumbers."""
-        if request.source:
-            raise InvalidRequestError(
-                "source", "Drawing from a picture comes with the next tab; draw from text for now."
-            )
+    def _checked(self, request: GenerationRequest) -> GenerationRequest:
+        """Return the request with its model's hash, or say why it cannot be drawn."""
         entry = self._shelf.entry(request.model)
         if entry.problem:
             raise ModelError(entry.problem)
-        check_disk(request, shutil.disk_usage(self._data_dir).free)
-        request = request.with_changes(model_hash=self._shelf.hash_of(entry))
-        job = self._jobs.submit(request, key=key, label=label, set_id=set_id, panel=panel)
-        self._enqueue(job)
-        return job
+        self._adapters.files(request)
+        size = result_size(request, source_size(self._sources, request))
+        check_disk(request, shutil.disk_usage(self._settings.data_dir).free, size)
+        return request.with_changes(model_hash=self._shelf.hash_of(entry))
+
+    def _known_picture(self, picture_id: int | None) -> int | None:
+        if picture_id is None:
+            return None
+        try:
+            return self._pictures.get(picture_id).id
+        except NotFoundError:
+            return None
 
     def _enqueue(self, job: Job) -> None:
         """Give a queued job to the worker, once."""
@@ -237,7 +261,11 @@ class Generation:
         if rest is None:
             return
         finished = 0
-        with closing(sample(model, rest)) as events:
+        inputs = edit_inputs(self._sources, rest, self._settings.models_dir / UPSCALERS)
+        if warning := self._adapters.mismatch(rest):
+            yield Notice(warning)
+        draw = partial(sample, inputs=inputs)
+        with closing(self._adapters.drawn(model, rest, draw)) as events:
             for event in events:
                 if isinstance(event, Drawn):
                     finished += 1
@@ -258,6 +286,7 @@ class Generation:
             job_id=job.id,
             index=first + drawn.index,
             seconds=drawn.seconds,
+            parent_id=job.parent_id,
         )
 
     def _stored_view(self, job: Job) -> JobView:
@@ -268,9 +297,9 @@ class Generation:
         return JobView(job, state=job.state, pictures=in_order, error=job.error)
 
 
-def check_disk(request: GenerationRequest, free: int) -> None:
-    """Refuse a request whose pictures may not fit into `free` bytes. Raises DiskFullError."""
-    needed = request.count * request.width * request.height * BYTES_PER_PIXEL
+def check_disk(request: GenerationRequest, free: int, size: tuple[int, int]) -> None:
+    """Refuse a request whose pictures of `size` may not fit in `free` bytes: DiskFullError."""
+    needed = request.count * size[0] * size[1] * BYTES_PER_PIXEL
     if free < needed + SPARE_BYTES:
         raise DiskFullError(
             f"The disk of the data folder has {free / 1e6:,.0f} MB left and these pictures "
@@ -281,13 +310,18 @@ def check_disk(request: GenerationRequest, free: int) -> None:
 def _undrawn(request: GenerationRequest, done: int) -> tuple[int, GenerationRequest | None]:
     """Return how many pictures a job that was cut short keeps, and the request for the others.
 
-    Pictures are finished in order, and picture i alone has the seed `request.seed + i`. A seed at
-    the very end of its range cannot be moved on; then all are drawn again.
+    Pictures are finished in order, and each is drawn from seeds of its own. Seeds at the very end
+    of their range cannot be moved on; then all are drawn again.
     """
     if done >= request.count:
         return done, None
-    first = done if request.seed + done <= MAX_SEED else 0
-    return first, request.with_changes(seed=request.seed + first, count=request.count - first)
+    seed, variation_seed = request.seeds_of(done)
+    if max(seed, variation_seed) > MAX_SEED:
+        return 0, request
+    rest = request.with_changes(
+        seed=seed, variation_seed=variation_seed, count=request.count - done
+    )
+    return done, rest
 
 
 def _at_position(view: JobView, position: int) -> JobView:

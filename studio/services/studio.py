@@ -6,19 +6,28 @@ from dataclasses import dataclass
 from functools import partial
 
 from studio.core.settings import PRESETS, Settings
+from studio.services.adapter_shelf import AdapterShelf
+from studio.services.comparison import Comparison
 from studio.services.gallery import Gallery
 from studio.services.generation import Generation
+from studio.services.lineage import Lineage
 from studio.services.model_folder import STARTER
 from studio.services.models import ModelShelf
+from studio.services.preference import Preference, open_preference
 from studio.services.presets import PresetShelf
+from studio.services.sending import Sending
 from studio.services.shared_device import SharedDevice
 from studio.services.status import Status
+from studio.services.upkeep import Upkeep
 from studio.services.worker import GpuWorker, Priority, unshared
-from studio.store.database import Database, open_database
+from studio.store.database import Database, Databases, open_databases
+from studio.store.drafts import DraftStore
 from studio.store.form import FormStore
 from studio.store.jobs import JobStore
 from studio.store.pictures import PictureStore
 from studio.store.reconcile import Reconciliation
+from studio.store.sources import SourceStore
+from studio.store.used_sources import used_sources
 
 WARM_UP = "warm-up"  # id of the job that loads the first model
 
@@ -29,17 +38,35 @@ class Studio:
 
     settings: Settings
     models: ModelShelf
+    adapters: AdapterShelf
     generation: Generation
     gallery: Gallery
+    sources: SourceStore
+    drafts: DraftStore
+    lineage: Lineage
+    comparison: Comparison
+    sending: Sending
     presets: PresetShelf
     form: FormStore
     status: Status
     reconciliation: Reconciliation  # what the start found to mend
     worker: GpuWorker
-    database: Database
+    databases: Databases
+    upkeep: Upkeep
+    preference: Preference
+
+    @property
+    def database(self) -> Database:
+        """The data folder's own: gallery, queue, form."""
+        return self.databases.own
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the artist should know though nothing was asked for, in sentences."""
+        return (*self.presets.known_problems, *self.upkeep.problems)
 
     def warm_up(self) -> None:
-        """Begin to work: load the model that was used last, and draw what still waits.
+        """Begin to work: load the model that was used last, draw what still waits, tidy up.
 
         Called when the page is up, because torch takes seconds to import.
         """
@@ -53,11 +80,19 @@ class Studio:
         self.worker.submit(
             WARM_UP, partial(self.models.warm_up, first), priority=Priority.BACKGROUND
         )
+        self.upkeep.start()
+        self.preference.campaigns.resume_drawing()
+
+    def sweep_sources(self) -> int:
+        """Remove uploads that no job, picture, form or draft ever named; returns how many."""
+        named = used_sources(self.database.engine) | self.drafts.named_sources()
+        return self.sources.sweep(named)
 
     def close(self) -> None:
         """Interrupt what runs after its current step, keep what waits, and close the database."""
+        self.upkeep.stop()
         self.worker.close()
-        self.database.close()
+        self.databases.close()
 
 
 def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
@@ -68,25 +103,36 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
     A command is not the owner: a studio may run beside it, and it holds the device already.
     Raises StorageError, NewerDatabaseError.
     """
-    database = open_database(settings)
+    databases = open_databases(settings)
+    database = databases.own
     jobs = JobStore(database)
     pictures = PictureStore(database, settings.data_dir)
     reconciliation = pictures.reconcile() if owner else Reconciliation()
     shelf = ModelShelf(settings)
     device = SharedDevice(settings.data_dir)
     worker = GpuWorker(device.hold if owner else unshared)
-    generation = Generation(worker, shelf, jobs, pictures, settings.data_dir)
+    gallery, sources = Gallery(pictures), SourceStore(settings.data_dir)
+    adapters = AdapterShelf(settings)
+    generation = Generation(worker, shelf, jobs, pictures, sources, settings, adapters)
     if owner:
         generation.recover()
     return Studio(
         settings=settings,
         models=shelf,
+        adapters=adapters,
         generation=generation,
-        gallery=Gallery(pictures),
+        gallery=gallery,
+        sources=sources,
+        drafts=DraftStore(settings.data_dir),
+        lineage=Lineage(pictures),
+        comparison=Comparison(),
+        sending=Sending(gallery, sources, shelf),
         presets=PresetShelf(PRESETS, settings.presets_dir),
         form=FormStore(database),
         status=Status(settings, shelf, generation, device),
         reconciliation=reconciliation,
         worker=worker,
-        database=database,
+        databases=databases,
+        upkeep=Upkeep(pictures, database, settings.backups_dir),
+        preference=open_preference(settings, databases.shared, pictures, shelf, worker),
     )
