@@ -2,20 +2,28 @@
 
 import "./bridge.js";
 import { tell } from "./dom.js";
+import { mountEditor } from "./editor.js";
 import { mountForm, mountUnderPrompt } from "./form.js";
 import { mountGallery } from "./gallery.js";
 import { mountKeys } from "./keys.js";
 import { mountCancel, mountHeader } from "./queue.js";
+import { mountRate } from "./rate.js";
 import { mountStage } from "./stage.js";
 import { lookNow } from "./state.js";
+import { mountPanes, mountTasks } from "./tasks.js";
 import { restoreTheme } from "./theme.js";
+import { mountUploads } from "./upload.js";
 
 const PLACES = [
   ["#easel-header-right", mountHeader],
+  ["#easel-tabs", mountTasks],
+  ["#easel-panes", mountPanes],
+  ["#easel-editor", mountEditor],
   ["#easel-stage", mountStage],
   ["#easel-under-prompt", mountUnderPrompt],
   ["#easel-cancel", mountCancel],
   ["#easel-gallery", mountGallery],
+  ["#easel-rate", mountRate],
   ["#easel-controls", mountForm],
 ];
 const open = new Set(PLACES);
@@ -29,7 +37,7 @@ function fill() {
     open.delete(place);
     mount(root);
   }
-  const usable = [...open].every(([selector]) => selector === "#easel-gallery");
+  const usable = [...open].every(([selector]) => ["#easel-gallery", "#easel-rate"].includes(selector));
   if (usable && !document.documentElement.classList.contains("easel-ready")) {
     document.documentElement.classList.add("easel-ready");
     tell("/easel/ready").catch(() => {}); // now the model may be loaded
@@ -41,5 +49,6 @@ const watcher = new MutationObserver(fill);
 watcher.observe(document.documentElement, { childList: true, subtree: true });
 restoreTheme();
 mountKeys();
+mountUploads();
 fill();
 lookNow();

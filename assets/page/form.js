@@ -3,6 +3,7 @@
 import { ask, clip, dialog, h, icon, sorry, toast } from "./dom.js";
 import { command, onOutcome, send } from "./bridge.js";
 import { lookNow, studio } from "./state.js";
+import { showFrame } from "./editor.js";
 import { follow, onView } from "./stage.js";
 
 const PAUSE = 450; // milliseconds of rest before the form is saved
@@ -14,8 +15,8 @@ export function mountForm(panel) {
   document.addEventListener("click", act);
   window.addEventListener("pagehide", keepPrompt);
   onOutcome(show);
-  markPanels();
-  panel.addEventListener("change", markPanels);
+  markChoices();
+  for (const kind of ["change", "input", "click"]) panel.addEventListener(kind, () => setTimeout(markChoices, 0));
 }
 
 function rememberSoon() {
@@ -31,10 +32,16 @@ function keepPrompt() {
   fetch("/easel/form", { method: "POST", body, keepalive: true, headers: { "Content-Type": "application/json" } });
 }
 
-function markPanels() {
+function markChoices() {
   const on = Boolean(document.querySelector("#easel-panels input")?.checked);
-  document.documentElement.classList.toggle("easel-panels-on", on);
+  const page = document.documentElement;
+  page.classList.toggle("easel-panels-on", on);
+  page.classList.toggle("easel-own-size", chosen("#easel-size-from") === "own");
+  page.classList.toggle("easel-only-masked", chosen("#easel-area") === "only masked");
+  page.classList.toggle("easel-hires", Number(document.querySelector("#easel-hires-scale input")?.value) > 1);
 }
+
+const chosen = (radio) => document.querySelector(`${radio} input:checked`)?.value;
 
 function act(event) {
   const what = event.target.closest?.("[data-act]")?.dataset.act;
@@ -61,18 +68,22 @@ function show(outcome) {
   if (outcome.tokens) showTokens(outcome.tokens);
   if (outcome.model) showModel(outcome.model);
   if (outcome.submitted) { follow(); lookNow(); }
-  setTimeout(markPanels, 50);
+  setTimeout(markChoices, 50);
+  setTimeout(showFrame, 50);
 }
 
 function showProblem({ field, sentence, details }) {
-  const place = document.querySelector(`.easel-field-${CSS.escape(field)}`);
+  const place = field ? [...document.querySelectorAll(`.easel-field-${CSS.escape(field)}`)].find(isReachable) : null;
   if (!place) return toast(sentence, details ? { label: "Copy details", run: () => navigator.clipboard.writeText(details) } : null);
-  const folded = place.closest("#easel-more, #easel-negative");
+  const folded = place.closest("#easel-more, #easel-negative, #easel-extend");
   const opener = folded?.querySelector("button.label-wrap");
   if (opener && !opener.classList.contains("open")) opener.click();
   place.after(h("p", { class: "easel-problem", role: "alert" }, sentence));
   place.querySelector("input, textarea")?.focus();
 }
+
+// Whether a control belongs to the open tab; one that is only folded away can be unfolded.
+const isReachable = (place) => place.offsetParent !== null || Boolean(place.closest("#easel-more, #easel-negative, #easel-extend")?.offsetParent);
 
 function clearProblem(target) {
   const block = target.closest("[class*=easel-field-]");

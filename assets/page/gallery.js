@@ -1,6 +1,7 @@
 // Every picture ever made, a page at a time as one scrolls; selection, bin, contact sheets.
 
 import { ask, button, clip, h, sorry, thumbnail } from "./dom.js";
+import { openComparison } from "./compare.js";
 import { binAll, onPictureChange } from "./picture.js";
 import { onState } from "./state.js";
 import { openViewer } from "./viewer.js";
@@ -14,7 +15,7 @@ let asking = false;
 let newest = null;
 let cursor = -1; // where the keyboard is
 const selected = new Map();
-const filter = { search: "", starred: false, deleted: false };
+const filter = { search: "", starred: false, deleted: false, set: "" };
 
 export function mountGallery(root) {
   const search = h("input", { type: "search", id: "easel-search", placeholder: "Search prompts", "aria-label": "Search prompts", oninput: () => later(() => { filter.search = search.value; reload(); }) });
@@ -22,17 +23,20 @@ export function mountGallery(root) {
     const box = h("button", { type: "button", class: "easel-chip", "aria-pressed": "false", onclick: () => { filter[name] = !filter[name]; box.setAttribute("aria-pressed", String(filter[name])); selected.clear(); reload(); } }, text);
     return box;
   };
+  const sets = h("select", { id: "easel-sets", "aria-label": "Set of panels", hidden: true, onchange: () => { filter.set = sets.value; selected.clear(); reload(); } });
   parts = {
-    bar: h("div", { class: "easel-gallery-bar" }, search, toggle("starred", "★ Starred"), toggle("deleted", "Bin"), h("span", { class: "easel-gap" }), h("span", { id: "easel-count", class: "easel-quiet" })),
+    sets,
+    bar: h("div", { class: "easel-gallery-bar" }, search, sets, toggle("starred", "★ Starred"), toggle("deleted", "Bin"), h("span", { class: "easel-gap" }), h("span", { id: "easel-count", class: "easel-quiet" })),
     choice: h("div", { class: "easel-choice", hidden: true }),
     grid: h("div", { class: "easel-grid", role: "listbox", "aria-multiselectable": "true", "aria-label": "Pictures" }),
     end: h("div", { class: "easel-end" }),
   };
-  root.replaceChildren(...Object.values(parts));
+  root.replaceChildren(parts.bar, parts.choice, parts.grid, parts.end);
   new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting)) loadMore(); }, { rootMargin: "600px" }).observe(parts.end);
   onState((state) => {
     if (state.newest === newest) return;
     newest = state.newest;
+    offerSets();
     if (pictures.length && !filter.deleted) freshen(); else reload();
   });
   onPictureChange(replace);
@@ -47,7 +51,19 @@ function later(run) {
   pause = setTimeout(run, 180);
 }
 
-const query = (before) => new URLSearchParams({ limit: PAGE, search: filter.search, starred: filter.starred ? "1" : "", deleted: filter.deleted ? "1" : "", ...(before ? { before } : {}) });
+// The names of all sets of panels; hidden while there is none.
+async function offerSets() {
+  try {
+    const found = await ask("/easel/sets");
+    parts.sets.replaceChildren(h("option", { value: "" }, "All sets"),
+      ...found.map((set) => h("option", { value: set.id }, `${clip(set.name || "Set without a name", 40)} (${set.pictures})`)));
+    parts.sets.value = found.some((set) => set.id === filter.set) ? filter.set : "";
+    parts.sets.hidden = found.length === 0;
+    if (parts.sets.value !== filter.set) { filter.set = ""; reload(); }
+  } catch (error) { sorry(error); }
+}
+
+const query = (before) => new URLSearchParams({ limit: PAGE, search: filter.search, set_id: filter.set, starred: filter.starred ? "1" : "", deleted: filter.deleted ? "1" : "", ...(before ? { before } : {}) });
 
 function reload() {
   pictures = [];
@@ -142,6 +158,7 @@ function renderChoice() {
   const sheet = (kind, text) => h("a", { class: "easel-icon", href: `/easel/contact-sheet.${kind}?ids=${chosen.map((p) => p.id).join(",")}`, download: "", title: `Numbered contact sheet as ${text}` }, button("", "sheet").firstChild, text);
   parts.choice.replaceChildren(
     h("strong", {}, `${selected.size} selected`),
+    selected.size === 2 ? button("Compare the two", "halves", () => openComparison(...chosen), { text: "Compare" }) : null,
     sheet("png", "Contact sheet PNG"), sheet("pdf", "Contact sheet PDF"),
     filter.deleted ? null : button("Put them into the bin (Del)", "bin", binSelected, { text: "To the bin" }),
     button("Select nothing (Esc)", "close", clearSelection, { text: "Clear" }));

@@ -1,17 +1,24 @@
 // The keyboard: everything that the mouse can do with a picture.
 
 import { copy, dialog, h } from "./dom.js";
-import { bin, copySeed, download, rate, reuse, star, vary } from "./picture.js";
+import { bin, compareWith, copySeed, download, rate, reuse, sendTo, star, vary } from "./picture.js";
+import { editorKey } from "./editor.js";
 import * as gallery from "./gallery.js";
+import * as stage from "./stage.js";
 import { onView, step } from "./stage.js";
+import { isEdit, openTab, togglePane } from "./tasks.js";
+import * as viewer from "./viewer.js";
 import { openViewer, turn, viewed } from "./viewer.js";
 import { cancelFirst } from "./queue.js";
+import { RATING_KEYS } from "./rate_keys.js";
 import { toggleTheme } from "./theme.js";
 
 const KEYS = [
   ["Anywhere", [["Ctrl + Enter", "Generate; again while drawing to queue another"], ["Ctrl + .", "Cancel what is being drawn"], ["P", "Go to the prompt"], ["/", "Search the gallery"], ["T", "Light or dark"], ["?", "These keys"]]],
-  ["On a picture", [["← →", "The one before, the next"], ["Enter", "Larger"], ["S", "Star"], ["1 to 5", "Rate"], ["V", "Four variations"], ["R", "Re-use its settings"], ["C", "Copy its seed"], ["D", "Download with its recipe"], ["Del", "To the bin"]]],
+  ["On a picture", [["← →", "The one before, the next"], ["Enter", "Larger"], ["S", "Star"], ["1 to 5", "Rate"], ["V", "Four variations"], ["R", "Re-use its settings"], ["I", "Send it to Image to image"], ["M", "Send it to Inpaint"], ["X", "Compare it with another"], ["O", "Before and after"], ["C", "Copy its seed"], ["D", "Download with its recipe"], ["Del", "To the bin"]]],
+  ["On a source", [["W", "Source or result"], ["B, E", "Brush, eraser"], ["[ ]", "Smaller or larger brush"], ["Ctrl + Z", "Undo; with Shift, redo"], ["Shift + click", "A straight line"], ["Ctrl + wheel", "Zoom; + − and 0 as well"], ["Space + drag", "Move the picture"], ["Arrows, Enter", "Paint without a mouse"]]],
   ["In the gallery", [["← ↑ ↓ →", "Go about"], ["Space", "Select"], ["Shift + click", "Select up to here"], ["Esc", "Select nothing"]]],
+  ["While rating", RATING_KEYS],
 ];
 
 export function showHelp() {
@@ -21,10 +28,6 @@ export function showHelp() {
 
 export const generate = () => document.querySelector("#easel-generate")?.click();
 
-export function openTab(name) {
-  [...document.querySelectorAll('button[role="tab"]')].find((tab) => tab.textContent.trim() === name)?.click();
-}
-
 const isTyping = (target) => Boolean(target.closest?.("input:not([type=checkbox]):not([type=radio]):not([type=range]), textarea, select, [contenteditable]"));
 
 export function mountKeys() {
@@ -32,10 +35,12 @@ export function mountKeys() {
     const control = event.ctrlKey || event.metaKey;
     if (control && event.key === "Enter") return done(event, settleThen(generate));
     if (control && event.key === ".") return done(event, cancelFirst);
+    if (!isTyping(event.target) && !document.querySelector("dialog[open]") && editorKey(event)) return;
     if (control || event.altKey || isTyping(event.target)) return;
     if (document.querySelector("dialog.easel-dialog[open]")) return;
     onKey(event);
   }, true);
+  document.addEventListener("keyup", (event) => { if (!isTyping(event.target)) editorKey(event); }, true);
   document.addEventListener("focusin", (event) => gallery.focusFrom(event.target));
   document.addEventListener("click", (event) => {
     const what = event.target.closest?.("[data-act]")?.dataset.act;
@@ -55,7 +60,7 @@ function done(event, run) {
 }
 
 function onKey(event) {
-  const general = { "?": showHelp, t: toggleTheme, p: () => { openTab("Text to image"); document.querySelector("#easel-prompt textarea")?.focus(); }, "/": () => { openTab("Gallery"); setTimeout(() => document.querySelector("#easel-search")?.focus(), 50); } };
+  const general = { "?": showHelp, t: toggleTheme, w: () => isEdit() && togglePane(), p: () => { if (!document.querySelector("#easel-prompt")?.offsetParent) openTab("Text to image"); document.querySelector("#easel-prompt textarea")?.focus(); }, "/": () => { openTab("Gallery"); setTimeout(() => document.querySelector("#easel-search")?.focus(), 50); } };
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (general[key]) return done(event, general[key]);
   if (event.target.closest?.("[role=radiogroup], input[type=radio], input[type=range], [role=tablist]")) return;
@@ -80,7 +85,8 @@ function moves(event, key, inGallery, picture) {
 }
 
 function acts(event, key, picture) {
-  const act = { s: () => star(picture), v: () => vary(picture), r: () => reuse(picture), c: () => copySeed(picture), d: () => download(picture),
+  const act = { s: () => star(picture), v: () => vary(picture), r: () => reuse(picture), i: () => sendTo(picture, "img2img"), m: () => sendTo(picture, "inpaint"), x: () => compareWith(picture),
+    o: () => picture.edit && (viewed() ? viewer : stage).toggleBefore(), c: () => copySeed(picture), d: () => download(picture),
     Delete: () => (gallery.isShown() && gallery.hasSelection() ? gallery.binSelected() : bin(picture)), ...Object.fromEntries([1, 2, 3, 4, 5].map((n) => [String(n), () => rate(picture, n)])) };
   if (act[key]) done(event, act[key]);
 }

@@ -1,7 +1,9 @@
 // What can be done with one picture, wherever it is shown.
 
-import { button, copy, full, h, sorry, tell, toast } from "./dom.js";
+import { button, copy, full, h, icon, sorry, tell, toast } from "./dom.js";
 import { command } from "./bridge.js";
+import { markForComparing } from "./compare.js";
+import { TASKS } from "./tasks.js";
 
 const listeners = [];
 
@@ -37,8 +39,10 @@ export async function binAll(pictures) {
     { label: "Undo", run: async () => { for (const picture of gone) await restore(picture); } });
 }
 
-export const reuse = (picture) => { command("reuse", { picture: picture.id }); toast("Its settings are in the form."); };
+export const reuse = (picture) => { leave(); command("reuse", { picture: picture.id }); toast("Its settings are in the form."); };
 export const vary = (picture) => { command("vary", { picture: picture.id }); toast("Drawing four variations."); };
+export const sendTo = (picture, task) => { leave(); command("send", { picture: picture.id, task }); };
+export const compareWith = (picture) => { if (markForComparing(picture)) leave(); };
 export const copySeed = (picture) => copy(picture.seed);
 
 export function download(picture, withRecipe = true) {
@@ -59,26 +63,35 @@ export function ratingStars(picture) {
   return row;
 }
 
+// A picture that goes to another tab leaves the viewer that it was shown in.
+const leave = () => document.dispatchEvent(new CustomEvent("easel-leave"));
+
+function menu(label, glyph, text, entries) {
+  const box = h("details", { class: "easel-menu" },
+    h("summary", { class: "easel-icon", title: label, "aria-label": label }, icon(glyph), text),
+    h("div", {}, entries.map(([words, run]) => h("button", { type: "button", onclick: () => { box.open = false; run(); } }, words))));
+  return box;
+}
+
 export function toolbar(picture, openLarger = null) {
   if (picture.deleted) {
     return h("div", { class: "easel-toolbar" },
       button("Take out of the bin", "back", () => restore(picture), { text: "Restore" }));
   }
-  const menu = h("details", { class: "easel-menu" },
-    h("summary", { class: "easel-icon", title: "Download (D)", "aria-label": "Download" }, button("", "save").firstChild),
-    h("div", {},
-      h("button", { type: "button", onclick: () => { menu.open = false; download(picture); } }, "With its recipe"),
-      h("button", { type: "button", onclick: () => { menu.open = false; download(picture, false); } }, "Without its recipe")));
   return h("div", { class: "easel-toolbar", role: "toolbar", "aria-label": "This picture" },
     button(picture.starred ? "Take the star away (S)" : "Star (S)", "star", () => star(picture),
       { class: `easel-icon${picture.starred ? " starred" : ""}`, "aria-pressed": String(Boolean(picture.starred)) }),
     ratingStars(picture),
     h("span", { class: "easel-gap" }),
+    menu("Send to another tab (I, M)", "send", "Send to", [
+      [TASKS.img2img, () => sendTo(picture, "img2img")],
+      [TASKS.inpaint, () => sendTo(picture, "inpaint")],
+      ["Compare", () => compareWith(picture)]]),
     button("Four variations with new seeds (V)", "vary", () => vary(picture), { text: "Variations" }),
     button("Put its settings into the form (R)", "reuse", () => reuse(picture), { text: "Re-use settings" }),
     button("Copy its seed (C)", "seed", () => copySeed(picture), { text: String(picture.seed) }),
     h("span", { class: "easel-gap" }),
     openLarger ? button("Larger (Enter)", "larger", () => openLarger(picture)) : null,
-    menu,
+    menu("Download (D)", "save", null, [["With its recipe", () => download(picture)], ["Without its recipe", () => download(picture, false)]]),
     button("Put it into the bin (Del)", "bin", () => bin(picture)));
 }

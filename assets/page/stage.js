@@ -3,6 +3,7 @@
 import { ask, button, clip, duration, full, h, sorry, tell, thumbnail } from "./dom.js";
 import { command } from "./bridge.js";
 import { onState, lookNow, studio } from "./state.js";
+import { beforeAfter, family } from "./compare.js";
 import { onPictureChange, toolbar } from "./picture.js";
 import { openViewer } from "./viewer.js";
 
@@ -14,6 +15,7 @@ let newest = null;
 let shownJob = null;
 let shownSource = "";
 let shownTools = "";
+let showsBefore = false; // the slider over the picture on view
 const readNotes = new Set(); // until the page is loaded again
 
 export function mountStage(root) {
@@ -88,16 +90,30 @@ function renderPicture(now) {
   if (!frame) {
     frame = h("figure", { class: "easel-frame" });
     parts.room.replaceChildren(frame);
-    frame.addEventListener("click", () => { const p = onView(); if (p) openViewer(p, history); });
+    frame.addEventListener("click", (event) => { const p = onView(); if (p && !event.target.closest(".easel-slider")) openViewer(p, history); });
     shownSource = "";
   }
   frame.style.setProperty("--w", size.width);
   frame.style.setProperty("--h", size.height);
   frame.classList.toggle("live", Boolean(live));
+  if (showsBefore && !live && picture.edit) return renderBefore(frame, picture);
   const source = live ? now.preview || (now.pictures.length ? full(now.pictures.at(-1)) : "") : full(picture);
   if (source) swap(frame, source, live ? "The picture as it grows" : picture.prompt || "Picture without a prompt");
   else if (live) { frame.replaceChildren(h("span", { class: "easel-doing" }, doing(now))); shownSource = ""; }
   renderTools(live ? null : picture, live ? now : null);
+}
+
+function renderBefore(frame, picture) {
+  const mark = `before ${picture.id}`;
+  if (shownSource !== mark) frame.replaceChildren(beforeAfter(picture));
+  shownSource = mark;
+  renderTools(picture, null);
+}
+
+export function toggleBefore() {
+  showsBefore = !showsBefore;
+  shownSource = shownTools = "";
+  render(studio.state);
 }
 
 export const doing = (job) => (job.state === "queued" ? "Waiting for its turn" : job.doing || "Getting ready");
@@ -120,8 +136,10 @@ function renderTools(picture, live) {
   shownTools = mark;
   parts.tools.replaceChildren();
   if (picture) {
-    parts.tools.append(toolbar(picture, (p) => openViewer(p, history)), h("p", { class: "easel-caption" }, clip(picture.prompt || "No prompt", 160),
-      h("span", {}, ` ${picture.width} × ${picture.height}, ${duration(picture.seconds)}`)));
+    const bar = toolbar(picture, (p) => openViewer(p, history));
+    if (picture.edit) bar.prepend(button("Before and after (O)", "halves", toggleBefore, { text: "Before/after", "aria-pressed": String(showsBefore) }));
+    parts.tools.append(bar, h("p", { class: "easel-caption" }, clip(picture.prompt || "No prompt", 160),
+      h("span", {}, ` ${picture.width} × ${picture.height}, ${duration(picture.seconds)}`)), family(picture, choose));
   } else if (live) {
     parts.tools.append(h("p", { class: "easel-caption" }, clip(live.prompt || "No prompt", 160)));
   }

@@ -1,6 +1,7 @@
 // One picture as large as the window, with its recipe; arrows go through the list it came from.
 
 import { button, full, h } from "./dom.js";
+import { beforeAfter, family } from "./compare.js";
 import { onPictureChange, toolbar } from "./picture.js";
 
 let open = null; // {box, list, at}
@@ -41,8 +42,24 @@ function show() {
       h("p", { class: "easel-viewer-prompt" }, picture.prompt || "No prompt"),
       picture.negative_prompt ? h("p", { class: "easel-quiet" }, `Not: ${picture.negative_prompt}`) : null,
       recipe(picture),
-      toolbar(picture)));
+      toolbar(picture),
+      picture.edit ? button("Before and after (O)", "halves", toggleBefore, { text: "Before and after" }) : null,
+      family(picture, (other) => openViewer(other))));
 }
+
+export function toggleBefore() {
+  const room = open?.box.querySelector(".easel-viewer-room");
+  const picture = viewed();
+  if (!room || !picture?.edit) return;
+  const slider = room.querySelector(".easel-slider");
+  if (slider) return show();
+  const shown = beforeAfter(picture);
+  shown.style.setProperty("--w", picture.width);
+  shown.style.setProperty("--h", picture.height);
+  room.replaceChildren(shown);
+}
+
+document.addEventListener("easel-leave", () => open?.box.close());
 
 export function recipe(picture) {
   const rows = [
@@ -52,6 +69,7 @@ export function recipe(picture) {
     ["Guidance", picture.guidance_scale],
     ["Sampler", picture.sampler],
     ["Model", picture.model],
+    ...(picture.edit ? [["Strength", picture.edit.strength]] : []),
     ["Drawn", `${new Date(picture.created_at * 1000).toLocaleString()}, in ${picture.seconds.toFixed(1)} s`],
   ];
   return h("dl", { class: "easel-recipe" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));

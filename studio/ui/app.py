@@ -14,19 +14,26 @@ from studio.core.errors import EaselError
 from studio.core.settings import Settings
 from studio.services.studio import Studio, open_studio
 from studio.services.tokens import TokenCounter
-from studio.ui.controls import first_usable
-from studio.ui.drawing import DrawingHandlers, wire
+from studio.ui.controls import first_usable, upscalers
+from studio.ui.drawing import DrawingHandlers
+from studio.ui.edit_routes import add_edit_routes
 from studio.ui.endpoint import txt2img_endpoint
+from studio.ui.form import build_form
 from studio.ui.gallery import build_gallery
-from studio.ui.header import build_header
+from studio.ui.header import build_header, offer_new_models
 from studio.ui.port import address
+from studio.ui.rate import build_rate
+from studio.ui.rate_routes import add_rate_routes
 from studio.ui.routes import add_routes
 from studio.ui.security import LOOPBACK_HOSTS, MAX_UPLOAD, middleware
+from studio.ui.tasks import TASKS
 from studio.ui.theme import easel_theme
-from studio.ui.txt2img import build_txt2img
+from studio.ui.wiring import wire
 
 HEAD = (
     '<link rel="stylesheet" href="/easel/page/easel.css">'
+    '<link rel="stylesheet" href="/easel/page/editing.css">'
+    '<link rel="stylesheet" href="/easel/page/rate.css">'
     '<script type="module" src="/easel/page/easel.js"></script>'
 )
 LATEST_WARM_UP = 15.0  # seconds after the start, when no page was opened until then
@@ -59,6 +66,8 @@ def make_app(studio: Studio) -> FastAPI:
     begin = WarmUp(studio)
     app.state.warm_up = begin
     add_routes(app, studio)
+    add_edit_routes(app, studio)
+    add_rate_routes(app, studio)
     app.post("/easel/ready")(begin.page_is_ready)
     return gr.mount_gradio_app(
         app,
@@ -89,12 +98,18 @@ def build_page(studio: Studio) -> gr.Blocks:
         title="Easel", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
         model = build_header(entries)
-        with gr.Tabs(elem_id="easel-tabs"):
-            with gr.Tab("Text to image", id="txt2img", render_children=True):
-                tab = build_txt2img(model, first_usable(entries))
+        offer_new_models(model, studio.models.entries)
+        with gr.Tabs(elem_id="easel-tabs") as tabs:
+            drawing = {
+                name: gr.Tab(task.title, id=name, elem_id=f"easel-tab-{name}")
+                for name, task in TASKS.items()
+            }
+            with gr.Tab("Rate", id="rate", render_children=True):
+                build_rate()
             with gr.Tab("Gallery", id="gallery", render_children=True):
                 build_gallery()
-        wire(DrawingHandlers(studio, tab, TokenCounter(studio.models)), demo)
+        form = build_form(model, first_usable(entries), upscalers(studio))
+        wire(DrawingHandlers(studio, form, tabs, TokenCounter(studio.models)), demo, drawing)
         gr.api(txt2img_endpoint(studio), api_name="txt2img", concurrency_limit=8)
     demo.queue(default_concurrency_limit=4, max_size=64)
     return demo

@@ -7,8 +7,9 @@ control that is added or moved cannot silently become another.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -16,24 +17,62 @@ from gradio.components import Component
 
 from studio.core.errors import InvalidRequestError
 from studio.core.request import (
+    INPAINT_AREAS,
+    LANCZOS,
+    LATENT_UPSCALERS,
+    MASKED_CONTENTS,
     MAX_COUNT,
     MAX_SEED,
-    MAX_STEPS,
+    RESIZE_MODES,
     SAMPLERS,
     GenerationRequest,
 )
+from studio.services.generation import UPSCALERS
 from studio.services.models import ModelEntry
-from studio.ui.labels import NO_PRESET, SEED_POLICIES, hint, label
-from studio.ui.places import markup, place
-from studio.ui.shapes import shape_choices, shape_of
+from studio.services.studio import Studio
+from studio.ui.editor import Edit
+from studio.ui.inpaint import SIDES
+from studio.ui.labels import FRAMES, SEED_POLICIES, SIZES_FROM, label
+from studio.ui.shapes import shape_of
+from studio.ui.tasks import IMG2IMG, INPAINT, TASKS, TXT2IMG
 
-REQUEST_FIELDS = (
+DRAWING_FIELDS = (
     "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "sampler", "eta",
-    "seed", "count", "model",
+    "seed", "count", "model", "variation_seed", "variation_strength",
+    "hires_scale", "hires_upscaler", "hires_steps", "hires_strength",
 )  # fmt: skip
-PAGE_FIELDS = ("shape", "preset", "keep_seed", "panels", "set_name", "seed_policy")
-WHOLE_FIELDS = ("width", "height", "steps", "seed", "count")
-NUMBER_FIELDS = ("guidance_scale", "eta")
+MASK_FIELDS = (
+    "masked_content", "inpaint_area", "mask_padding", "mask_blur", "mask_invert",
+    "soft_inpainting",
+)  # fmt: skip
+EDIT_FIELDS = ("strength", "resize_mode", "loopback", *MASK_FIELDS)
+REQUEST_FIELDS = (*DRAWING_FIELDS, *EDIT_FIELDS)
+EXTENDED = tuple(f"extend_{side}" for side in SIDES)
+PAGE_FIELDS = (
+    "shape", "preset", "keep_seed", "panels", "set_name", "seed_policy",
+    "task", "source", "parent", "size_from", "frame", *EXTENDED,
+)  # fmt: skip
+WHOLE_FIELDS = (
+    "width", "height", "steps", "seed", "count", "variation_seed", "hires_steps", "loopback",
+    "mask_padding", *EXTENDED,
+)  # fmt: skip
+NUMBER_FIELDS = (
+    "guidance_scale", "eta", "strength", "mask_blur", "variation_strength", "hires_scale",
+    "hires_strength",
+)  # fmt: skip
+_CHOICES = MappingProxyType(
+    {
+        "sampler": SAMPLERS,
+        "resize_mode": RESIZE_MODES,
+        "masked_content": MASKED_CONTENTS,
+        "inpaint_area": INPAINT_AREAS,
+        "task": tuple(TASKS),
+        "size_from": tuple(value for _, value in SIZES_FROM),
+        "frame": (None, *(value for _, value in FRAMES)),
+        "seed_policy": tuple(value for _, value in SEED_POLICIES),
+    }
+)
+FIRST_STRENGTH = 0.75  # what artists know as the beginning of an edit
 FIRST_PROMPT = "red apple, flat illustration"
 
 
@@ -64,174 +103,100 @@ def default_form(entry: ModelEntry) -> dict[str, Any]:
         width, height = entry.trained_sizes[0]
     values = {name: getattr(request, name) for name in REQUEST_FIELDS}
     values |= {"prompt": FIRST_PROMPT, "width": width, "height": height, "model": entry.name}
+    values |= {"strength": FIRST_STRENGTH} | dict.fromkeys(EXTENDED, 0)
     page = {
         "preset": "",
         "keep_seed": False,
         "panels": False,
         "set_name": "",
         "seed_policy": "same",
+        "task": TXT2IMG,
+        "source": "",
+        "parent": "",
+        "size_from": "source",
+        "frame": "",
     }
     return values | page | {"shape": shape_of(width, height)}
 
 
-def read_request(values: Mapping[str, Any]) -> GenerationRequest:
-    """Turn the controls' values into a request; InvalidRequestError names the field."""
-    wanted = {name: values[name] for name in REQUEST_FIELDS}
-    for name in WHOLE_FIELDS:
-        wanted[name] = _whole(name, wanted[name])
-    for name in NUMBER_FIELDS:
-        if wanted[name] is None:
-            raise InvalidRequestError(name, f"{label(name)} is empty; please give a number.")
-    for name in ("prompt", "negative_prompt"):
-        wanted[name] = wanted[name] or ""
+def sound_form(saved: Mapping[str, Any], entry: ModelEntry, files: Sequence[str]) -> dict[str, Any]:
+    """Return a kept form for a model; what does not fit this version gets its default.
+
+    `files` are the upscalers that there are.
+    """
+    first = default_form(entry)
+    values = first | {name: saved[name] for name in first if name in saved}
+    values["model"] = entry.name
+    choices = {**_CHOICES, "hires_upscaler": (LANCZOS, *LATENT_UPSCALERS, *files)}
+    for name, allowed in choices.items():
+        if values[name] not in allowed:
+            values[name] = first[name]
+    for name, value in first.items():
+        if isinstance(value, bool | str) and not isinstance(values[name], type(value)):
+            values[name] = value
+    values["shape"] = shape_of(values["width"], values["height"])
+    return values
+
+
+def read_request(values: Mapping[str, Any], edit: Edit | None = None) -> GenerationRequest:
+    """Turn the controls' values into a request; InvalidRequestError names the field.
+
+    With an `edit` it begins from a picture, whose size it takes unless the form says otherwise.
+    """
+    read = {name: _read(name, values[name]) for name in (*REQUEST_FIELDS, *EXTENDED)}
+    if edit is None:
+        return GenerationRequest(**{name: read[name] for name in DRAWING_FIELDS})
+    wanted = {name: read[name] for name in (*DRAWING_FIELDS, "strength")}
+    wanted |= {"source": edit.source, "mask": edit.mask}
+    if values["task"] == IMG2IMG:
+        wanted |= {"loopback": read["loopback"], "resize_mode": read["resize_mode"]}
+        as_source = values["size_from"] != "own"
+    else:
+        wanted |= {name: read[name] for name in MASK_FIELDS}
+        wanted["extend"] = tuple(read[name] for name in EXTENDED)
+        as_source = read["inpaint_area"] != "only masked"
+    if as_source:
+        wanted |= {"width": edit.size[0], "height": edit.size[1]}
     return GenerationRequest(**wanted)
+
+
+def form_of(request: GenerationRequest) -> dict[str, Any]:
+    """Return the controls' values under which a request like this one is drawn.
+
+    The source is among them, the mask is not: it is painted again, or put back as a draft.
+    """
+    values = {name: getattr(request, name) for name in DRAWING_FIELDS} | {"preset": ""}
+    if not request.source:
+        return values | {"task": TXT2IMG}
+    masked = bool(request.mask) or any(request.extend)
+    values |= {"source": request.source, "strength": request.strength, "frame": ""}
+    values |= dict(zip(EXTENDED, request.extend, strict=True))
+    if masked:
+        return values | {name: getattr(request, name) for name in MASK_FIELDS} | {"task": INPAINT}
+    edit = {name: getattr(request, name) for name in ("loopback", "resize_mode")}
+    return values | edit | {"task": IMG2IMG, "size_from": "own"}
+
+
+def _read(name: str, value: Any) -> Any:
+    """Return a control's value as its request's field has it. Raises InvalidRequestError."""
+    if name in WHOLE_FIELDS:
+        return _whole(name, value)
+    if name in NUMBER_FIELDS and value is None:
+        raise InvalidRequestError(name, f"{label(name)} is empty; please give a number.")
+    if name in ("prompt", "negative_prompt"):
+        return value or ""
+    return value
+
+
+def upscalers(studio: Studio) -> tuple[str, ...]:
+    """Return the names of the model files that the second pass may enlarge with."""
+    folder = studio.settings.models_dir / UPSCALERS
+    return tuple(sorted(path.name for path in folder.glob("*.safetensors") if path.is_file()))
 
 
 def new_seed(room: int = MAX_COUNT) -> int:
     """Return a seed drawn by chance that leaves `room` seeds after it."""
     return random.SystemRandom().randrange(MAX_SEED - room)
-
-
-def prompt_controls() -> tuple[dict[str, Component], gr.Accordion]:
-    """Build the prompt and, folded while it is empty, the negative prompt."""
-    prompt = gr.Textbox(
-        label=label("prompt"),
-        lines=4,
-        max_lines=14,
-        placeholder="A subject and a style, for instance: old lighthouse, pencil sketch",
-        elem_id="easel-prompt",
-        elem_classes=["easel-field-prompt"],
-        html_attributes=gr.InputHTMLAttributes(spellcheck=True, autocomplete="off"),
-    )
-    place("easel-under-prompt")
-    with gr.Accordion(label("negative_prompt"), open=False, elem_id="easel-negative") as folded:
-        negative = gr.Textbox(
-            show_label=False,
-            label=label("negative_prompt"),
-            lines=2,
-            max_lines=8,
-            placeholder=hint("negative_prompt"),
-            elem_classes=["easel-field-negative_prompt"],
-        )
-    return {"prompt": prompt, "negative_prompt": negative}, folded
-
-
-def size_controls(entry: ModelEntry) -> dict[str, Component]:
-    """Build the shape chips, the swap button and the numbers beside them."""
-    shape = gr.Radio(
-        choices=shape_choices(entry),
-        label=label("shape"),
-        elem_id="easel-shape",
-        elem_classes=["easel-chips"],
-    )
-    with gr.Row(elem_classes=["easel-row"]):
-        width = _pixels("width")
-        markup(
-            '<button type="button" class="easel-icon" data-act="swap" '
-            'aria-label="Swap width and height" title="Swap width and height">&#8644;</button>',
-            classes=("easel-between",),
-        )
-        height = _pixels("height")
-    markup('<p class="easel-note" id="easel-size-note" hidden></p>')
-    return {"shape": shape, "width": width, "height": height}
-
-
-def _pixels(name: str) -> gr.Number:
-    return gr.Number(
-        label=label(name),
-        info=hint(name),
-        precision=0,
-        step=8,
-        min_width=80,
-        elem_classes=[f"easel-field-{name}"],
-    )
-
-
-def seed_controls() -> dict[str, Component]:
-    """Build the count, and the seed with its dice and its lock."""
-    with gr.Row(elem_classes=["easel-row"]):
-        count = gr.Number(
-            label=label("count"), info=hint("count"), precision=0, min_width=70,
-            elem_classes=["easel-field-count", "easel-narrow"],
-        )  # fmt: skip
-        seed = gr.Number(
-            label=label("seed"), info=hint("seed"), precision=0, min_width=120,
-            elem_id="easel-seed", elem_classes=["easel-field-seed"],
-        )  # fmt: skip
-        markup(
-            '<span class="easel-seed-tools">'
-            '<button type="button" class="easel-icon" data-act="dice" aria-label="Roll a new seed" '
-            'title="Roll a new seed">&#9861;</button>'
-            '<button type="button" class="easel-icon" data-act="recycle" '
-            'aria-label="Take the seed of the picture on view" '
-            'title="Take the seed of the picture on view">&#9851;</button></span>',
-            classes=("easel-between",),
-        )
-        keep = gr.Checkbox(
-            label=label("keep_seed"), info=hint("keep_seed"), min_width=70,
-            elem_id="easel-keep-seed", elem_classes=["easel-lock"],
-        )  # fmt: skip
-    return {"count": count, "seed": seed, "keep_seed": keep}
-
-
-def more_controls() -> dict[str, Component]:
-    """Build what is folded under *More*: steps, guidance, sampler and eta."""
-    with gr.Accordion("More", open=False, elem_id="easel-more"):
-        steps = gr.Slider(
-            1, min(MAX_STEPS, 100), step=1, label=label("steps"), info=hint("steps"),
-            elem_classes=["easel-field-steps"],
-        )  # fmt: skip
-        guidance = gr.Slider(
-            0, 20, step=0.5, label=label("guidance_scale"), info=hint("guidance_scale"),
-            elem_classes=["easel-field-guidance_scale"],
-        )  # fmt: skip
-        sampler = gr.Dropdown(
-            choices=list(SAMPLERS), label=label("sampler"), info=hint("sampler"),
-            elem_classes=["easel-field-sampler"],
-        )  # fmt: skip
-        eta = gr.Slider(
-            0, 1, step=0.05, label=label("eta"), info=hint("eta"),
-            elem_classes=["easel-field-eta"],
-        )  # fmt: skip
-    return {"steps": steps, "guidance_scale": guidance, "sampler": sampler, "eta": eta}
-
-
-def panel_controls() -> tuple[dict[str, Component], gr.Group]:
-    """Build "one panel a line": the switch, and what it unfolds."""
-    panels = gr.Checkbox(label=label("panels"), info=hint("panels"), elem_id="easel-panels")
-    with gr.Group(visible=False, elem_id="easel-panel-options") as options:
-        set_name = gr.Textbox(
-            label=label("set_name"), placeholder="Scene 4, rooftop", max_lines=1,
-            elem_classes=["easel-field-set_name"],
-        )  # fmt: skip
-        policy = gr.Radio(
-            choices=list(SEED_POLICIES), label=label("seed_policy"), info=hint("seed_policy"),
-            elem_classes=["easel-chips"],
-        )  # fmt: skip
-    return {"panels": panels, "set_name": set_name, "seed_policy": policy}, options
-
-
-def style_controls() -> tuple[dict[str, Component], dict[str, Component]]:
-    """Build the preset chips and, folded, the editor that saves them."""
-    preset = gr.Radio(
-        choices=[NO_PRESET],
-        label=label("preset"),
-        elem_id="easel-preset",
-        elem_classes=["easel-chips", "easel-field-preset"],
-    )
-    with gr.Accordion("Save or edit a style", open=False, elem_id="easel-style-editor"):
-        title = gr.Textbox(label="Name of the style", max_lines=1)
-        words = gr.Textbox(
-            label="Words around the prompt",
-            placeholder="{prompt}, pencil sketch on paper",
-            info="{prompt} is where the prompt goes; size, steps and guidance are saved too.",
-            lines=2,
-            elem_classes=["easel-plain-info"],
-        )
-        with gr.Row(elem_classes=["easel-row"]):
-            save = gr.Button("Save style", size="sm", elem_id="easel-save-style")
-            delete = gr.Button("Delete style", size="sm", elem_id="easel-delete-style")
-    return {"preset": preset}, {"title": title, "words": words, "save": save, "delete": delete}
 
 
 def _whole(name: str, value: Any) -> int:

@@ -1,85 +1,78 @@
-"""What the text-to-image tab's events do: values -> request -> service -> updates."""
+"""What the form's events do on every drawing tab: values -> request -> service -> updates."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
 from studio.core.errors import EaselError, InvalidRequestError, ModelError
-from studio.core.request import SAMPLERS, GenerationRequest
+from studio.core.geometry import extension_to_aspect
 from studio.services.model_folder import ModelEntry
 from studio.services.presets import Preset, name_for, suits
 from studio.services.studio import Studio
 from studio.services.tokens import TokenCounter
 from studio.ui.controls import (
-    PAGE_FIELDS,
-    REQUEST_FIELDS,
+    EXTENDED,
     default_form,
     first_usable,
     new_seed,
     read_request,
+    sound_form,
+    upscalers,
 )
-from studio.ui.labels import NO_PRESET, SEED_POLICIES, UNTRAINED_MARK, UNTRAINED_NOTE
+from studio.ui.editor import read_edit, source_json
+from studio.ui.form import Form, outcome
+from studio.ui.labels import NO_PRESET, UNTRAINED_MARK, UNTRAINED_NOTE
 from studio.ui.routes import FORM, picture_of
 from studio.ui.shapes import shape_choices, shape_of, shape_size
-from studio.ui.txt2img import DrawingTab, outcome
 
 Updates = dict[Component, Any]
-VARIATIONS = 4  # pictures
 PRESET_FIELDS = ("negative_prompt", "width", "height", "steps", "guidance_scale", "sampler")
 
 
 @dataclass(frozen=True)
 class DrawingHandlers:
-    """The tab's event handlers. Each gets the controls' values under their fields' names."""
+    """The form's event handlers. Each gets the controls' values under their fields' names."""
 
     studio: Studio
-    tab: DrawingTab
+    form: Form
+    tabs: gr.Tabs
     tokens: TokenCounter
 
     def generate(self, **values: Any) -> Updates:
         """Queue what the form asks for, with a new seed unless it is kept."""
         if not values["keep_seed"]:
             values["seed"] = new_seed()
-        return self._answering(self._submit, values)
+        return self.answering(self.submit, values)
 
     def remember(self, **values: Any) -> Updates:
         """Keep the form, and say how long the prompt is and whether the size was trained."""
 
         def save(form: dict[str, Any]) -> Updates:
             self.studio.form.save(FORM, form)
-            shape = self._controls({"shape": shape_of(form["width"], form["height"])})
-            return shape | {self.tab.bridge: outcome(**self._remarks(form))}
+            chips = {"shape": shape_of(form["width"], form["height"]), "frame": self._frame(form)}
+            return self.controls(chips) | {self.form.bridge: outcome(**self._remarks(form))}
 
-        return self._answering(save, values)
-
-    def command(self, event: gr.EventData, **values: Any) -> Updates:
-        """Do what a button of the page's script asked for; see `_COMMANDS`."""
-        detail = dict(event._data or {})
-        run = _COMMANDS.get(str(detail.get("what")))
-        if run is None:
-            return {self.tab.bridge: outcome(said="This page is older than the studio; reload it.")}
-        return self._answering(lambda form: run(self, form, detail), values)
+        return self.answering(save, values)
 
     def restore(self) -> Updates:
         """Fill a page that was just opened with the form as it was left."""
         entries = self.studio.models.entries()
-        values = self._sound_form(self.studio.form.load(FORM), entries)
+        values = self.sound(self.studio.form.load(FORM))
         entry = next(e for e in entries if e.name == values["model"])
-        controls = self.tab.controls
+        source = source_json(self.studio, values["source"], values["parent"])
         return (
-            self._controls(values)
-            | self._choices(entry, values)
+            self.controls(values)
+            | self.choices(entry, values)
+            | self.unfolded(values)
             | {
-                controls.negative: gr.Accordion(open=bool(values["negative_prompt"])),
-                controls.panel_options: gr.Group(visible=bool(values["panels"])),
-                self.tab.bridge: outcome(**self._remarks(values)),
+                self.tabs: gr.Tabs(selected=values["task"]),
+                self.form.bridge: outcome(source=source, **self._remarks(values)),
             }
         )
 
@@ -87,7 +80,16 @@ class DrawingHandlers:
         """Set the numbers that a shape has on this model."""
         entry = self._entry(values["model"])
         width, height = shape_size(values["shape"], entry)
-        return self._changed(values, {"width": width, "height": height})
+        return self.changed(values, {"width": width, "height": height})
+
+    def pick_frame(self, **values: Any) -> Updates:
+        """Set by how much the source grows on each side to have the frame's proportions."""
+
+        def extend(form: dict[str, Any]) -> Updates:
+            sides = self._extension(form["source"], form["frame"])
+            return self.changed(form, dict(zip(EXTENDED, sides, strict=True)))
+
+        return self.answering(extend, values)
 
     def pick_model(self, **values: Any) -> Updates:
         """Mark what another model was not trained for, and take its own size if need be."""
@@ -96,17 +98,17 @@ class DrawingHandlers:
         if not entry.knows_size(values["width"] or 0, values["height"] or 1):
             first = default_form(entry)
             changes = {name: first[name] for name in ("width", "height", "shape")}
-        return self._changed(values, changes) | self._choices(entry, values | changes)
+        return self.changed(values, changes) | self.choices(entry, values | changes)
 
     def pick_preset(self, **values: Any) -> Updates:
         """Take a style's size and steps into the form; its words join the prompt when drawing."""
-        preset = self._preset(values)
-        editor = self.tab.controls.style_editor
+        preset = self.preset(values)
+        editor = self.form.controls.style_editor
         if preset is None:
-            return self._changed(values, {}) | {editor["title"]: "", editor["words"]: ""}
+            return self.changed(values, {}) | {editor["title"]: "", editor["words"]: ""}
         given = {n: getattr(preset, n) for n in PRESET_FIELDS if getattr(preset, n) is not None}
         note = suits(preset, self._entry(values["model"]))
-        return self._changed(values, given, said=note) | {
+        return self.changed(values, given, said=note) | {
             editor["title"]: preset.title,
             editor["words"]: preset.prompt,
         }
@@ -123,7 +125,7 @@ class DrawingHandlers:
             saved = self.studio.presets.save(preset)
             return self._after_styles(form | {"preset": saved.name}, f"“{saved.title}” is saved.")
 
-        return self._answering(save, values)
+        return self.answering(save, values)
 
     def delete_style(self, **values: Any) -> Updates:
         """Delete the picked style, if it is an own one."""
@@ -132,7 +134,7 @@ class DrawingHandlers:
             self.studio.presets.delete(form["preset"] or "")
             return self._after_styles(form | {"preset": ""}, "The style is deleted.")
 
-        return self._answering(delete, values)
+        return self.answering(delete, values)
 
     def show_panels(self, panels: bool) -> gr.Group:
         """Unfold the options of "one panel a line"."""
@@ -140,91 +142,68 @@ class DrawingHandlers:
 
     # ------------------------------------------------------------------ submitting
 
-    def _submit(self, values: dict[str, Any]) -> Updates:
-        request = read_request(values)
+    def submit(self, values: dict[str, Any]) -> Updates:
+        """Queue what these values ask for and keep them. Raises EaselError."""
+        edit = read_edit(self.studio, values)
+        request = read_request(values, edit)
         key = uuid.uuid4().hex
-        preset = self._preset(values)
-        if values["panels"]:
+        preset = self.preset(values)
+        generation = self.studio.generation
+        if values["panels"] and edit is None:
             styled = request.with_changes(prompt=preset.prompt if preset else "")
             name = (values["set_name"] or "").strip() or "Panels"
             policy = values["seed_policy"] or "same"
-            self.studio.generation.submit_panels(
+            generation.submit_panels(
                 request.prompt.splitlines(), styled, seed_policy=policy, key=key, name=name[:80]
             )
         else:
             if preset:
                 request = request.with_changes(prompt=preset.dress(request.prompt))
-            self.studio.generation.submit(request, key=key)
+            generation.submit(request, key=key, parent_id=edit.parent_id if edit else None)
         self.studio.form.save(FORM, values)
-        return self._controls({"seed": values["seed"]}) | {self.tab.bridge: outcome(submitted=True)}
+        return self.controls({"seed": values["seed"]}) | {self.form.bridge: outcome(submitted=True)}
 
-    def _answering(self, run: Callable[[dict[str, Any]], Updates], values: dict) -> Updates:
+    def answering(self, run: Callable[[dict[str, Any]], Updates], values: dict) -> Updates:
         """Run a handler's work; a refusal becomes the sentence at its field."""
         try:
             return run(values)
         except EaselError as error:
             field = error.field if isinstance(error, InvalidRequestError) else ""
             refusal = {"field": field, "sentence": str(error)}
-            return {self.tab.bridge: outcome(error=refusal)}
-
-    # ------------------------------------------------------------------ the script's commands
-
-    def _reuse(self, values: dict[str, Any], detail: Mapping[str, Any]) -> Updates:
-        picture = self.studio.gallery.get(_whole(detail, "picture"))
-        recipe = {name: getattr(picture.request, name) for name in REQUEST_FIELDS}
-        recipe |= {"seed": picture.seed, "count": 1, "keep_seed": True, "preset": ""}
-        if not any(entry.name == recipe["model"] for entry in self.studio.models.entries()):
-            del recipe["model"]
-        changed = self._changed(values, recipe)
-        return changed | {
-            self.tab.controls.negative: gr.Accordion(open=bool(recipe["negative_prompt"]))
-        }
-
-    def _vary(self, _values: dict[str, Any], detail: Mapping[str, Any]) -> Updates:
-        request = self.studio.gallery.get(_whole(detail, "picture")).request
-        varied = request.with_changes(seed=new_seed(), count=VARIATIONS)
-        self.studio.generation.submit(varied, key=uuid.uuid4().hex)
-        return {self.tab.bridge: outcome(submitted=True)}
-
-    def _sample(self, values: dict[str, Any], detail: Mapping[str, Any]) -> Updates:
-        drawn = values | {"prompt": str(detail.get("prompt", "")), "panels": False, "preset": ""}
-        if not drawn["keep_seed"]:
-            drawn["seed"] = new_seed()
-        return self._submit(drawn) | self._controls(
-            {name: drawn[name] for name in ("prompt", "panels", "preset", "seed")}
-        )
-
-    def _subject(self, values: dict[str, Any], detail: Mapping[str, Any]) -> Updates:
-        words = (values["prompt"] or "").strip().rstrip(",")
-        subject = str(detail.get("subject", ""))
-        return self._changed(values, {"prompt": f"{words}, {subject}" if words else subject})
-
-    def _swap(self, values: dict[str, Any], _detail: Mapping[str, Any]) -> Updates:
-        return self._changed(values, {"width": values["height"], "height": values["width"]})
-
-    def _dice(self, values: dict[str, Any], _detail: Mapping[str, Any]) -> Updates:
-        return self._changed(values, {"seed": new_seed()})
-
-    def _keep(self, values: dict[str, Any], detail: Mapping[str, Any]) -> Updates:
-        return self._changed(values, {"seed": _whole(detail, "seed"), "keep_seed": True})
+            return {self.form.bridge: outcome(error=refusal)}
 
     # ------------------------------------------------------------------ values and choices
 
-    def _changed(self, values: dict[str, Any], changes: dict[str, Any], said: str = "") -> Updates:
+    def changed(self, values: dict[str, Any], changes: dict[str, Any], **said: Any) -> Updates:
         """Change some controls, keep the whole form, and say what is to be said about it."""
         form = values | changes
         form["shape"] = changes["shape"] = shape_of(form["width"], form["height"])
         self.studio.form.save(FORM, form)
-        return self._controls(changes) | {
-            self.tab.bridge: outcome(said=said, **self._remarks(form))
+        return self.controls(changes) | {self.form.bridge: outcome(**said, **self._remarks(form))}
+
+    def moved(self, values: dict[str, Any], changes: dict[str, Any], mask: str = "") -> Updates:
+        """Change controls, and open their tab with their source and what is painted on it."""
+        form = values | changes
+        source = source_json(self.studio, form["source"], form["parent"], mask)
+        updates = self.changed(values, changes, source=source) | self.unfolded(form)
+        return updates | {self.tabs: gr.Tabs(selected=form["task"])}
+
+    def unfolded(self, values: Mapping[str, Any]) -> Updates:
+        """Open what is folded where these values have something to show, and fold the rest."""
+        controls = self.form.controls
+        return {
+            controls.negative: gr.Accordion(open=bool(values["negative_prompt"])),
+            controls.panel_options: gr.Group(visible=bool(values["panels"])),
         }
 
-    def _controls(self, values: Mapping[str, Any]) -> Updates:
-        components = self.tab.controls.components
+    def controls(self, values: Mapping[str, Any]) -> Updates:
+        """Return the updates that put values into the controls of their names."""
+        components = self.form.controls.components
         return {components[name]: gr.update(value=value) for name, value in values.items()}
 
-    def _choices(self, entry: ModelEntry, values: Mapping[str, Any]) -> Updates:
-        components = self.tab.controls.components
+    def choices(self, entry: ModelEntry, values: Mapping[str, Any]) -> Updates:
+        """Return the chips of shapes and styles, with those marked that the model does not know."""
+        components = self.form.controls.components
         styles = [NO_PRESET] + [
             (preset.title + (UNTRAINED_MARK if suits(preset, entry) else ""), preset.name)
             for preset in self.studio.presets.all()
@@ -234,14 +213,32 @@ class DrawingHandlers:
             components["preset"]: gr.Radio(choices=styles, value=values["preset"]),
         }
 
+    def _extension(self, source: str, frame: str | None) -> tuple[int, int, int, int]:
+        """Return by how much a source grows to a frame such as '16:9'; '' is as it is."""
+        if not frame:
+            return (0, 0, 0, 0)
+        if not source:
+            raise InvalidRequestError("source", "There is no source yet that could be extended.")
+        across, down = map(int, frame.split(":"))
+        return extension_to_aspect(self.studio.sources.size(source), (across, down))
+
+    def _frame(self, values: Mapping[str, Any]) -> str | None:
+        """Return the frame chip that the extension still has, None when it has none."""
+        size = source_json(self.studio, values["source"] or "")
+        sides = tuple(values[name] or 0 for name in EXTENDED)
+        if not any(sides) or not size["sha256"]:
+            return None if any(sides) else ""
+        frame = values["frame"]
+        return frame if frame and self._extension(values["source"], frame) == sides else None
+
     def _after_styles(self, form: dict[str, Any], said: str) -> Updates:
-        changed = self._changed(form, {"preset": form["preset"]}, said=said)
-        return changed | self._choices(self._entry(form["model"]), form)
+        changed = self.changed(form, {"preset": form["preset"]}, said=said)
+        return changed | self.choices(self._entry(form["model"]), form)
 
     def _remarks(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return what stands under the prompt and under the size."""
         prompt = values["prompt"] or ""
-        preset = self._preset(values)
+        preset = self.preset(values)
         counted = self.tokens.count(values["model"], preset.dress(prompt) if preset else prompt)
         remarks: dict[str, Any] = {"tokens": counted.__dict__ if counted else None}
         width, height = values["width"], values["height"]
@@ -258,74 +255,19 @@ class DrawingHandlers:
         except ModelError:
             return first_usable(self.studio.models.entries())
 
-    def _preset(self, values: Mapping[str, Any]) -> Preset | None:
+    def preset(self, values: Mapping[str, Any]) -> Preset | None:
+        """Return the picked style, None without one."""
         wanted = values["preset"]
         return next((p for p in self.studio.presets.all() if p.name == wanted), None)
 
-    def _sound_form(self, saved: Mapping[str, Any], entries: list[ModelEntry]) -> dict[str, Any]:
-        """Return the kept form; what does not fit this version or these models gets its default."""
-        names = {entry.name for entry in entries}
+    def sound(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return form values; what does not fit this version or these models gets its default."""
+        entries = self.studio.models.entries()
         wanted = saved.get("model")
-        model = wanted if wanted in names else first_usable(entries).name
-        first = default_form(next(entry for entry in entries if entry.name == model))
-        fields = (*REQUEST_FIELDS, *PAGE_FIELDS)
-        values = first | {name: saved[name] for name in fields if name in saved} | {"model": model}
-        if values["sampler"] not in SAMPLERS:
-            values["sampler"] = GenerationRequest().sampler
-        if values["seed_policy"] not in {policy for _, policy in SEED_POLICIES}:
-            values["seed_policy"] = first["seed_policy"]
-        if self._preset(values) is None:
+        entry = next((e for e in entries if e.name == wanted), None) or first_usable(entries)
+        values = sound_form(saved, entry, upscalers(self.studio))
+        if self.preset(values) is None:
             values["preset"] = ""
-        values["shape"] = shape_of(values["width"], values["height"])
+        if not source_json(self.studio, values["source"])["sha256"]:
+            values |= {"source": "", "parent": ""}
         return values
-
-
-_COMMANDS = MappingProxyType(
-    {
-        "reuse": DrawingHandlers._reuse,
-        "vary": DrawingHandlers._vary,
-        "sample": DrawingHandlers._sample,
-        "subject": DrawingHandlers._subject,
-        "swap": DrawingHandlers._swap,
-        "dice": DrawingHandlers._dice,
-        "seed": DrawingHandlers._keep,
-    }
-)
-
-
-def _whole(detail: Mapping[str, Any], name: str) -> int:
-    value = detail.get(name)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise EaselError("This page is older than the studio; please reload it.")
-    return value
-
-
-def wire(handlers: DrawingHandlers, demo: gr.Blocks) -> None:
-    """Connect the tab's events. None is queued: they answer at once and the worker draws."""
-    tab, controls = handlers.tab, handlers.tab.controls
-    named, editor = controls.named(), controls.style_editor
-    everything = [*named.values(), tab.bridge, controls.negative, controls.panel_options]
-    everything += [editor["title"], editor["words"]]
-    common = {
-        "outputs": everything,
-        "queue": False,
-        "show_progress": "hidden",
-        "api_visibility": "private",
-    }
-    demo.load(handlers.restore, **common)
-    tab.generate.click(handlers.generate, inputs_kwargs=named, trigger_mode="multiple", **common)
-    tab.bridge.remember(
-        handlers.remember, inputs_kwargs=named, trigger_mode="always_last", **common
-    )
-    tab.bridge.command(handlers.command, inputs_kwargs=named, trigger_mode="multiple", **common)
-    named["shape"].input(handlers.pick_shape, inputs_kwargs=named, **common)
-    named["model"].input(handlers.pick_model, inputs_kwargs=named, **common)
-    named["preset"].input(handlers.pick_preset, inputs_kwargs=named, **common)
-    edited = named | {"title": editor["title"], "words": editor["words"]}
-    editor["save"].click(handlers.save_style, inputs_kwargs=edited, **common)
-    editor["delete"].click(handlers.delete_style, inputs_kwargs=named, **common)
-    named["panels"].input(
-        handlers.show_panels,
-        inputs_kwargs={"panels": named["panels"]},
-        **(common | {"outputs": controls.panel_options}),
-    )

@@ -51,7 +51,66 @@ LABELS = MappingProxyType(
         "seed_policy": Label(
             "Seeds of the panels", "The same seed keeps the panels alike; new ones vary them."
         ),
+        "strength": Label(
+            "Strength (denoising)",
+            "Higher leaves the source further behind; 0 changes nothing, 1 keeps nothing of it.",
+        ),
+        "size_from": Label("Size of the result", "As large as the source, or a size of your own."),
+        "resize_mode": Label(
+            "Resize mode", "How the source comes to the new size before it is redrawn."
+        ),
+        "loopback": Label(
+            "Rounds (loopback)", "Each further round redraws the last result and moves on from it."
+        ),
+        "masked_content": Label(
+            "Under the mask at the start",
+            "Original keeps forms, fill spreads the surroundings, latent noise invents freely.",
+        ),
+        "inpaint_area": Label(
+            "Area", "Only masked draws a crop in the size below and puts it back: fine detail."
+        ),
+        "mask_padding": Label(
+            "Padding around the mask", "More lets the model see more of what surrounds it; pixels."
+        ),
+        "mask_blur": Label(
+            "Mask blur", "Higher blends the edge of the mask more softly; pixels of the source."
+        ),
+        "mask_invert": Label("Invert", "Repaint everything except what is painted."),
+        "soft_inpainting": Label(
+            "Soft inpainting", "Grey parts of the mask change only in proportion to their light."
+        ),
+        "frame": Label("Frame", "Proportions that the picture grows to; nothing of it is cut off."),
+        "extend_left": Label("Left", "Pixels that the picture grows on this side."),
+        "extend_top": Label("Top", "Pixels that the picture grows on this side."),
+        "extend_right": Label("Right", "Pixels that the picture grows on this side."),
+        "extend_bottom": Label("Bottom", "Pixels that the picture grows on this side."),
+        "variation_strength": Label(
+            "Variation (subseed strength)",
+            "Higher moves further from the seed's picture towards the variation seed's.",
+        ),
+        "variation_seed": Label("Variation seed", "Which way the variation goes."),
+        "hires_scale": Label(
+            "Enlarge and refine (hires)", "Draws small first, then this many times as large."
+        ),
+        "hires_upscaler": Label(
+            "Enlarged by (upscaler)", "Lanczos keeps edges; latent invents more; model files too."
+        ),
+        "hires_strength": Label(
+            "Strength of the refining", "Higher invents more detail and may change forms."
+        ),
+        "hires_steps": Label(
+            "Steps of the refining", "More steps refine more finely; 0 takes as many as above."
+        ),
     }
+)
+
+SIZES_FROM = (("As the source", "source"), ("My own", "own"))
+FRAMES = (
+    ("As it is", ""),
+    ("1:1", "1:1"),
+    ("16:9", "16:9"),
+    ("9:16", "9:16"),
+    ("2.39:1", "239:100"),
 )
 
 SEED_POLICIES = (

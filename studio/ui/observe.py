@@ -93,5 +93,15 @@ def picture_json(picture: Picture) -> dict[str, Any]:
         "starred": picture.starred,
         "rating": picture.rating,
         "deleted": picture.deleted_at is not None,
+        "edit": edit_json(picture),
         **{name: getattr(picture.request, name) for name in PICTURE_RECIPE},
     }
+
+
+def edit_json(picture: Picture) -> dict[str, Any] | None:
+    """Return what an edited picture began from and where that lies in it, None for a drawing."""
+    request = picture.request
+    if not request.source:
+        return None
+    names = ("source", "mask", "strength", "extend", "resize_mode", "hires_scale")
+    return {name: getattr(request, name) for name in names} | {"parent": picture.parent_id}

@@ -7,6 +7,7 @@ Only ids come in, never paths. Nothing changes on GET.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from studio.core.settings import ASSETS
 from studio.services.export import contact_sheet, without_recipe
 from studio.services.model_folder import ModelEntry
 from studio.services.studio import Studio
+from studio.ui.compare import comparing_routes
 from studio.ui.observe import picture_json, studio_state
 
 PAGE_FILES = ASSETS / "page"
@@ -68,6 +70,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
     app.include_router(judging_routes(studio), prefix="/easel")
     app.include_router(job_routes(studio), prefix="/easel")
     app.include_router(page_routes(studio), prefix="/easel")
+    app.include_router(comparing_routes(studio), prefix="/easel")
     app.mount("/easel/page", StaticFiles(directory=PAGE_FILES))
     if SAMPLES.is_dir():
         app.mount("/easel/samples", StaticFiles(directory=SAMPLES))
@@ -86,8 +89,10 @@ def picture_routes(studio: Studio) -> APIRouter:
         search: str = "",
         starred: bool | str = False,
         deleted: bool | str = False,
+        set_id: str = "",
     ) -> dict[str, Any]:
         narrowed = {"search": search[:1000], "starred": bool(starred), "deleted": bool(deleted)}
+        narrowed["set_id"] = set_id or None
         limit = max(1, min(limit, 200))
         page = gallery.page(before=before, limit=limit, **narrowed)
         return {
@@ -95,6 +100,10 @@ def picture_routes(studio: Studio) -> APIRouter:
             "more": len(page) == limit,
             "total": gallery.count(**narrowed),
         }
+
+    @router.get("/sets")
+    def sets() -> list[dict[str, Any]]:
+        return [asdict(found) for found in gallery.sets()]
 
     @router.get("/picture/{picture_id}")
     def picture(picture_id: int, download: bool = False, recipe: bool = True) -> Response:
