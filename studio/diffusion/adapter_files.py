@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from studio.core.errors import DiskFullError, ModelError
@@ -134,7 +134,7 @@ def read_lineage(path: Path) -> dict[str, Any]:
 def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> Path:
     partial = path.with_suffix(".tmp")
     try:
-        save_file(tensors, partial, metadata=header)
+        partial.write_bytes(_with_ordered_header(save(tensors, metadata=header)))
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
@@ -143,6 +143,16 @@ def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> Pat
             "space and try again; what was learned so far is kept."
         ) from error
     return path
+
+
+def _with_ordered_header(content: bytes) -> bytes:
+    """Return a safetensors file whose texts are in a fixed order: equal adapters, equal bytes."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def _by_any_name(layer_names: LayerNames) -> dict[str, tuple[str, str]]:

@@ -206,6 +206,11 @@ def test_several_adapters_add_up_in_any_order(folder, adapter, other):
     assert torch.allclose(found[0], prediction(pipeline.unet), atol=1e-5)
 
 
+def test_equal_adapters_are_equal_files(folder, adapter, tmp_path):
+    again = trained(load(folder), tmp_path)
+    assert all((again / f).read_bytes() == (adapter / f).read_bytes() for f in FILES)
+
+
 def test_the_header_says_where_an_adapter_comes_from(adapter):
     assert [read_lineage(adapter / file) for file in FILES] == [LINEAGE, LINEAGE]
 
