@@ -16,6 +16,7 @@ from studio.store.campaigns import CampaignStore
 from studio.store.database import Database
 from studio.store.pictures import PictureStore
 from studio.store.raters import RaterStore
+from studio.store.vote_formats.transfer import VoteTransfer
 from studio.store.vote_pictures import VotePictures
 from studio.store.votes import VoteStore
 
@@ -31,6 +32,7 @@ class Preference:
     rating: Rating
     taste: Taste
     standing: Standing
+    transfer: VoteTransfer
 
 
 def open_preference(
@@ -57,4 +59,5 @@ def open_preference(
         rating=rating,
         taste=taste,
         standing=Standing(votes, campaigns, rating, rated, taste),
+        transfer=VoteTransfer(votes, raters, rated, settings.data_dir),
     )

@@ -57,7 +57,7 @@ class Database:
                 finally:
                     connection.close()
         except sqlite3.Error as error:
-            raise _as_storage_error(error, str(self.path)) from error
+            raise as_storage_error(error, str(self.path)) from error
         finally:
             self.engine.dispose()
 
@@ -199,10 +199,11 @@ def _translate(context: ExceptionContext) -> EaselError | None:
     ):
         return None
     where = context.engine.url.database if context.engine is not None else ""
-    return _as_storage_error(context.original_exception, where or "the database")
+    return as_storage_error(context.original_exception, where or "the database")
 
 
-def _as_storage_error(error: BaseException, where: str) -> StorageError:
+def as_storage_error(error: BaseException, where: str) -> StorageError:
+    """Return the sentence for what a database's driver said."""
     said = str(error).split("\n", 1)[0]
     if "disk is full" in said:
         return DiskFullError(

@@ -10,9 +10,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from sqlalchemy import Select, func, insert, select, update
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from studio.core.errors import NotFoundError, VoteRefusedError
@@ -20,9 +21,10 @@ from studio.core.vote import Tally, Undo, Vote
 from studio.store.database import Database
 from studio.store.tables import PAIRS, UNDOS, VOTES
 from studio.store.tally import TallyChanges, sum_tallies, tallies_by_rater
+from studio.store.vote_batches import BATCH, add_batch, newest_number, refuse_second_votes
+from studio.store.vote_rows import same_vote, vote_of, vote_values
 
 PAGE = 1000  # votes in memory while all are read
-_SAME = ("rater", "left", "right", "choice", "strength", "pair_id", "campaign", "prompt")
 
 
 class VoteStore:
@@ -53,28 +55,24 @@ class VoteStore:
             with self._engine.connect() as connection:
                 known = _find(connection, vote.id)
             if known is not None:
-                return _same(known, vote)
+                return same_vote(known, vote)
             raise VoteRefusedError(_ANSWERED) from error
 
     def add_all(self, votes: Iterable[Vote], undos: Iterable[Undo] = ()) -> int:
         """Store many votes and undos, all or none; return how many votes were new.
 
-        Votes that are there already are left as they are. For imports, batches: no pair is
-        answered by them. Raises `VoteRefusedError`.
+        Votes that are there already are left as they are. For imports and batches: it answers no
+        pair. Ids within `votes` are different. Raises `VoteRefusedError`.
         """
-        added = 0
+        added, rest = 0, iter(votes)
         with self._turn, self._writer.begin() as connection:
+            before = newest_number(connection)
             changes = TallyChanges()
-            for vote in votes:
-                known = _find(connection, vote.id)
-                if known is not None:
-                    _same(known, vote)
-                    continue
-                _insert(connection, vote, _attempt(connection, vote))
-                changes.add(vote, _repeated(connection, vote))
-                added += 1
+            while batch := list(islice(rest, BATCH)):
+                added += add_batch(connection, batch, changes)
             for undo in undos:
                 self._undo(connection, undo, changes)
+            refuse_second_votes(connection, before)
             changes.write(connection)
         return added
 
@@ -93,9 +91,9 @@ class VoteStore:
                     )
                 changes = TallyChanges()
                 event = Undo(event_id, vote_id, self._clock(), vote.rater, vote.session_id)
-                self._undo(connection, event, changes)
-                changes.write(connection)
-                _set_pair(connection, vote.pair_id, "waiting", "answered")
+                if self._undo(connection, event, changes):
+                    changes.write(connection)
+                    _set_pair(connection, vote.pair_id, "waiting", "answered")
                 return vote
         except IntegrityError:  # undone by another process at the same moment
             return self.get(vote_id)
@@ -142,7 +140,7 @@ class VoteStore:
             with self._engine.connect() as connection:
                 rows = connection.execute(query.where(VOTES.c.number > after)).mappings().all()
             for row in rows:
-                yield row["number"], _vote(row)
+                yield row["number"], vote_of(row)
             if len(rows) < PAGE:
                 return
             after = rows[-1]["number"]
@@ -169,7 +167,7 @@ class VoteStore:
             query = query.where(VOTES.c.session_id == session_id)
         with self._engine.connect() as connection:
             row = connection.execute(query.limit(1)).mappings().one_or_none()
-        return None if row is None else _vote(row)
+        return None if row is None else vote_of(row)
 
     def newest_number(self) -> int:
         """Return a number that grows with each vote; 0 without any. Cheap: for readers that wait.
@@ -177,13 +175,14 @@ class VoteStore:
         An undo does not change it; `events` counts both.
         """
         with self._engine.connect() as connection:
-            return connection.execute(select(func.max(VOTES.c.number))).scalar() or 0
+            return newest_number(connection)
 
     def events(self) -> tuple[int, int]:
         """Return the newest numbers of votes and undos: equal when nothing has happened."""
         with self._engine.connect() as connection:
-            votes = connection.execute(select(func.max(VOTES.c.number))).scalar() or 0
-            return votes, connection.execute(select(func.max(UNDOS.c.number))).scalar() or 0
+            return newest_number(connection), connection.execute(
+                select(func.max(UNDOS.c.number))
+            ).scalar() or 0
 
     def count(self, campaign: str | None = None, rater: str | None = None) -> int:
         """Return how many answers on pairs stand: left, right, tie and both bad."""
@@ -202,27 +201,28 @@ class VoteStore:
     def _add(self, connection: Connection, vote: Vote) -> Vote:
         known = _find(connection, vote.id)
         if known is not None:
-            return _same(known, vote)
+            return same_vote(known, vote)
         if vote.pair_id:
             _check_pair(connection, vote)
         attempt = _attempt(connection, vote)
         if attempt is None:
             raise VoteRefusedError(_ANSWERED)
-        _insert(connection, vote, attempt)
+        connection.execute(insert(VOTES).values(vote_values(vote, attempt)))
         _set_pair(connection, vote.pair_id, "answered", "waiting")
         changes = TallyChanges()
         changes.add(vote, _repeated(connection, vote))
         changes.write(connection)
         return vote
 
-    def _undo(self, connection: Connection, event: Undo, changes: TallyChanges) -> None:
+    def _undo(self, connection: Connection, event: Undo, changes: TallyChanges) -> bool:
+        """Add the event; False when the vote is undone already."""
         vote = _get(connection, event.vote_id)
         taken = select(UNDOS.c.vote_id, UNDOS.c.id).where(
             (UNDOS.c.vote_id == event.vote_id) | (UNDOS.c.id == event.id)
         )
         for row in connection.execute(taken):
             if row.vote_id == event.vote_id:
-                return
+                return False
             raise VoteRefusedError("This undo was used for another vote. Reload the page.")
         connection.execute(
             insert(UNDOS).values(
@@ -236,6 +236,7 @@ class VoteStore:
         changes.take_back(vote, _repeated(connection, vote))
         for repeat in _repeats_of(connection, vote.id):
             changes.forget_repeat(repeat, vote)
+        return True
 
 
 _ANSWERED = (
@@ -253,7 +254,7 @@ def _votes(include_undone: bool) -> Select:
 
 def _find(connection: Connection, vote_id: str) -> Vote | None:
     row = connection.execute(select(VOTES).where(VOTES.c.id == vote_id)).mappings().one_or_none()
-    return None if row is None else _vote(row)
+    return None if row is None else vote_of(row)
 
 
 def _get(connection: Connection, vote_id: str) -> Vote:
@@ -261,23 +262,6 @@ def _get(connection: Connection, vote_id: str) -> Vote:
     if vote is None:
         raise NotFoundError(f"There is no vote '{vote_id[:40]}'. Reload the page.")
     return vote
-
-
-def _same(known: Vote, vote: Vote) -> Vote:
-    if any(getattr(known, name) != getattr(vote, name) for name in _SAME):
-        raise VoteRefusedError(
-            f"Another vote is stored under the id '{vote.id[:40]}'; it stays as it is. "
-            "Give this one an id of its own."
-        )
-    return known
-
-
-def _insert(connection: Connection, vote: Vote, attempt: int | None) -> None:
-    if attempt is None:
-        raise VoteRefusedError(_ANSWERED)
-    connection.execute(
-        insert(VOTES).values(vote.to_dict() | {"held_out": int(vote.held_out), "attempt": attempt})
-    )
 
 
 def _attempt(connection: Connection, vote: Vote) -> int | None:
@@ -314,14 +298,9 @@ def _repeated(connection: Connection, vote: Vote) -> Vote | None:
         return None
     query = _votes(False).where(VOTES.c.id == vote.repeat_of)
     row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else _vote(row)
+    return None if row is None else vote_of(row)
 
 
 def _repeats_of(connection: Connection, vote_id: str) -> list[Vote]:
     query = _votes(False).where(VOTES.c.repeat_of == vote_id)
-    return [_vote(row) for row in connection.execute(query).mappings()]
-
-
-def _vote(row: RowMapping) -> Vote:
-    values = {name: row[name] for name in Vote.__dataclass_fields__}
-    return Vote(**values | {"held_out": bool(values["held_out"])})
+    return [vote_of(row) for row in connection.execute(query).mappings()]
