@@ -11,16 +11,24 @@ import uuid
 from pathlib import Path
 from typing import Any, TextIO
 
-from studio.core.errors import EaselError, InvalidRequestError
+from studio.core.errors import (
+    DiskFullError,
+    EaselError,
+    InvalidRequestError,
+    NotFoundError,
+    StorageError,
+)
 from studio.core.picture import Picture
 from studio.core.request import MAX_SEED, GenerationRequest
 from studio.core.settings import Settings
 from studio.services.adapter_shelf import AdapterShelf
+from studio.services.editing import USUAL_STRENGTH, with_size
 from studio.services.job_view import JobView
 from studio.services.model_folder import STARTER
 from studio.services.models import ModelShelf
 from studio.services.studio import Studio, open_studio
 from studio.store.files import atomic_write, storage_error
+from studio.store.sources import SourceStore
 
 DONE, FAILED, BAD_REQUEST, STOPPED = 0, 1, 2, 130  # exit codes; 130 is Ctrl-C's
 MAX_REQUEST_BYTES = 1_000_000
@@ -37,6 +45,7 @@ _FLAGS = (  # name of the flag, name of the request's field
     ("seed", "seed"),
     ("count", "count"),
     ("model", "model"),
+    ("strength", "strength"),
 )
 
 
@@ -67,19 +76,45 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _request(args: argparse.Namespace, settings: Settings) -> GenerationRequest:
-    """Return the request that flags and file ask for; flags win. Sizes default to the model's."""
+    """Return the request that flags and file ask for; flags win.
+
+    Pictures that flags name are kept in the data folder. The size is by default that of the picture
+    to start from, else the model's own.
+    """
     values = _read_request(Path(args.json_request)) if args.json_request else {}
     for flag, field in _FLAGS:
         value = getattr(args, flag, None)
         if value is not None:
             values[field] = value
     entry = ModelShelf(settings).entry(_text(values.get("model", STARTER)))
-    width, height = entry.native_size
-    values.setdefault("width", width)
-    values.setdefault("height", height)
+    sources = SourceStore(settings.data_dir)
+    values = with_size(_with_pictures(values, args, sources), sources, entry.native_size)
     if values.get("seed", -1) == -1:  # as in other studios, -1 asks for any seed
         values["seed"] = secrets.randbelow(MAX_SEED + 1)
     return GenerationRequest.from_mapping(values)
+
+
+def _with_pictures(
+    values: dict[str, Any], args: argparse.Namespace, sources: SourceStore
+) -> dict[str, Any]:
+    """Return the values with the pictures that --init-image and --mask name, by their hash."""
+    for flag, field, add in (
+        ("init_image", "source", sources.add_file),
+        ("mask", "mask", sources.add_mask_file),
+    ):
+        file = getattr(args, flag, None)
+        try:
+            values |= {field: add(Path(file))} if file else {}
+        except DiskFullError:
+            raise
+        except (NotFoundError, StorageError) as error:
+            raise InvalidRequestError(field, str(error)) from error
+    if getattr(args, "init_image", None):
+        values.setdefault("strength", USUAL_STRENGTH)
+    for flag in ("mask", "strength"):
+        if getattr(args, flag, None) is not None and not values.get("source"):
+            raise InvalidRequestError(flag, f"--{flag} needs a picture: --init-image FILE.")
+    return values
 
 
 def _with_adapter(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from studio.core.errors import InvalidRequestError, NotFoundError, StorageError
 from studio.core.request import GenerationRequest
@@ -11,6 +11,8 @@ from studio.store.sources import SourceStore
 
 if TYPE_CHECKING:
     from studio.diffusion.edit import EditInputs
+
+USUAL_STRENGTH = 0.75  # of an edit, where nobody says; A1111's default
 
 
 def source_size(sources: SourceStore, request: GenerationRequest) -> tuple[int, int] | None:
@@ -28,6 +30,22 @@ def source_size(sources: SourceStore, request: GenerationRequest) -> tuple[int, 
             f"{size[0]} x {size[1]}; use a mask of the picture's size.",
         )
     return size
+
+
+def with_size(
+    values: dict[str, Any], sources: SourceStore, native: tuple[int, int]
+) -> dict[str, Any]:
+    """Return a request's values with the width and height that nobody gave.
+
+    A result is as large as its source; a picture from text, and the crop that is drawn for 'only
+    masked', as large as the model draws. Raises InvalidRequestError when the source is gone.
+    """
+    source = values.get("source")
+    if isinstance(source, str) and source:
+        repaints_part = values.get("mask") or values.get("extend")
+        if not (repaints_part and values.get("inpaint_area") == "only masked"):
+            native = _size_of(sources, "source", source)
+    return {"width": native[0], "height": native[1]} | values
 
 
 def edit_inputs(

@@ -16,6 +16,7 @@ from studio.core.request import (
     MIN_SIDE_OF_EDIT,
     GenerationRequest,
 )
+from studio.services.editing import USUAL_STRENGTH
 from studio.services.gallery import Gallery
 from studio.services.models import ModelShelf
 from studio.store.files import open_picture
@@ -24,7 +25,6 @@ from studio.store.sources import SourceStore
 
 Tab = Literal["txt2img", "img2img", "inpaint"]
 TABS: tuple[Tab, ...] = ("txt2img", "img2img", "inpaint")
-USUAL_STRENGTH = 0.75  # for a picture that was drawn from text; A1111's default
 _OF_EDITS = (
     *("source", "mask", "strength", "resize_mode", "extend", "mask_invert", "mask_blur"),
     *("masked_content", "inpaint_area", "mask_padding", "soft_inpainting", "loopback"),

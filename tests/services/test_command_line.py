@@ -252,3 +252,81 @@ def test_ctrl_c_keeps_and_reports_finished_pictures(tiny_settings: Settings) -> 
     assert 1 <= len(kept) < 64
     assert latest is not None
     assert latest.state == "cancelled"
+
+
+# Edits -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sketch(tmp_path: Path) -> Path:
+    """A picture whose sides no model likes."""
+    path = tmp_path / "sketch.png"
+    Image.effect_noise((100, 75), 60).convert("RGB").save(path)
+    return path
+
+
+def only_picture(run: Run) -> Image.Image:
+    assert run.code == 0, run.said
+    with Image.open(run.pictures[0]["path"]) as image:
+        image.load()
+        return image
+
+
+def test_a_picture_to_start_from_gives_the_result_its_size(
+    tiny_settings: Settings, generate: Callable[..., Run], sketch: Path
+) -> None:
+    run = generate(tiny_settings, *SMALL, "--init-image", str(sketch), "--strength", "0.5")
+    assert (run.pictures[0]["width"], run.pictures[0]["height"]) == (100, 75)
+    with Image.open(sketch) as source:
+        assert only_picture(run).tobytes() != source.tobytes()
+        unchanged = generate(tiny_settings, *SMALL, "--init-image", str(sketch), "--strength", "0")
+        assert only_picture(unchanged).tobytes() == source.tobytes()
+    sized = generate(
+        tiny_settings, *SMALL, "--init-image", str(sketch), "--width", "64", "--height", "80"
+    )
+    assert only_picture(sized).size == (64, 80)
+    assert "Denoising strength: 0.75" in only_picture(sized).text["parameters"]
+
+
+def test_a_mask_on_the_command_line_keeps_what_is_black(
+    tiny_settings: Settings, generate: Callable[..., Run], sketch: Path, tmp_path: Path
+) -> None:
+    mask = Image.new("L", (100, 75), 0)
+    mask.paste(255, (60, 40, 90, 70))
+    mask.save(tmp_path / "mask.png")
+    flags = ("--init-image", str(sketch), "--mask", str(tmp_path / "mask.png"), "--strength", "1")
+    result = only_picture(generate(tiny_settings, *SMALL, *flags))
+    with Image.open(sketch) as source:
+        left = (0, 0, 40, 75)
+        assert result.crop(left).tobytes() == source.crop(left).tobytes()
+        assert result.crop((65, 45, 85, 65)).tobytes() != source.crop((65, 45, 85, 65)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--init-image", "{folder}/poem.png"), "not a PNG, JPEG or WebP"),
+        (("--init-image", "{folder}/nothing.png"), "nothing.png is not there"),
+        (("--init-image", "{folder}/dot.png"), "is 1 x 1 pixels"),
+        (("--init-image", "{folder}/wide.png"), "A width of 5000 is out of reach"),
+        (("--init-image", "{folder}/sketch.png", "--mask", "{folder}/wide.png"), "5000 x 64"),
+        (("--mask", "{folder}/sketch.png"), "--mask needs a picture"),
+        (("--strength", "0.5"), "--strength needs a picture"),
+        (("--init-image", "{folder}/sketch.png", "--strength", "2"), "Strength is 2"),
+    ],
+)
+def test_a_picture_that_cannot_be_edited_is_a_sentence_and_exit_code_2(
+    flags: tuple[str, ...],
+    sentence: str,
+    tiny_settings: Settings,
+    generate: Callable[..., Run],
+    sketch: Path,
+) -> None:
+    folder = sketch.parent
+    (folder / "poem.png").write_text("a poem")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    Image.new("RGB", (5000, 64)).save(folder / "wide.png")
+    run = generate(tiny_settings, *SMALL, *(flag.format(folder=folder) for flag in flags))
+    assert (run.code, run.pictures) == (2, [])
+    assert sentence in run.said
+    assert "Traceback" not in run.said

@@ -15,7 +15,8 @@ from studio.core.picture import Picture
 from studio.core.request import GenerationRequest
 from studio.core.settings import Settings
 from studio.services.comparison import WORDS
-from studio.services.sending import TABS, USUAL_STRENGTH
+from studio.services.editing import USUAL_STRENGTH
+from studio.services.sending import TABS
 from studio.services.studio import Studio, open_studio
 from studio.store.sources import pixel_hash
 from tests.services.test_generation import finish, hold_worker
