@@ -151,9 +151,10 @@ def check_picture(content: bytes) -> str:
 
 def read_picture(path: Path) -> bytes:
     """Return a picture's file, bounded. Raises `StorageError`, `NotFoundError`."""
-    if path.stat().st_size > MAX_BYTES:
+    content = read_bytes(path)
+    if len(content) > MAX_BYTES:
         raise _too_large()
-    return read_bytes(path)
+    return content
 
 
 def _too_large() -> StorageError:

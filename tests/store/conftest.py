@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from studio.core.settings import Settings
 from studio.store.database import Database, open_database
 from studio.store.pictures import PictureStore
 from tests.postgres_server import PostgresServer, running_postgres
+from tests.store.voting import Voting, open_voting
 
 
 class Clock:
@@ -53,3 +55,17 @@ def clock() -> Clock:
 @pytest.fixture
 def store(database: Database, settings: Settings, clock: Clock) -> PictureStore:
     return PictureStore(database, settings.data_dir, clock)
+
+
+@pytest.fixture
+def voting(database: Database, settings: Settings) -> Voting:
+    return open_voting(database, settings.data_dir)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path):
+    """Another, empty studio."""
+    folder = tmp_path / "elsewhere"
+    database = open_database(Settings(data_dir=folder))
+    yield open_voting(database, folder)
+    database.close()

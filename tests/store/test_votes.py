@@ -16,14 +16,9 @@ from studio.store.database import Database
 from studio.store.tables import UNDOS, VOTES
 from studio.store.votes import VoteStore
 from tests.postgres_server import on_both_databases
-from tests.store.voting import Voting, open_voting, sha, vote
+from tests.store.voting import Voting, sha, vote
 
 pytestmark = on_both_databases
-
-
-@pytest.fixture
-def voting(database: Database, settings) -> Voting:
-    return open_voting(database, settings.data_dir)
 
 
 @pytest.fixture

@@ -104,13 +104,13 @@ class Incoming:
 
     def _stage_file(self, name: str, where: str) -> str:
         path = inside(self._root, name)
-        try:
-            content = read_picture(path)
-        except (OSError, NotFoundError) as error:
+        if not path.is_file():  # a pipe would keep us waiting
             raise ImportRefusedError(
                 f"The picture '{where[:120]}' is not there. Put it beside the votes and try again."
-            ) from error
-        except StorageError as error:
+            )
+        try:
+            content = read_picture(path)
+        except (NotFoundError, StorageError) as error:
             raise ImportRefusedError(f"'{where[:120]}': {error}") from error
         return self._stage(content, f"The picture '{where[:120]}'")
 

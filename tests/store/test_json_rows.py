@@ -1,0 +1,56 @@
+"""JSON of any size and layout is read as the json module would."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
+
+from studio.core.errors import ImportRefusedError
+from studio.store.vote_formats.json_rows import read_json_rows
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    rows=st.lists(st.dictionaries(st.text(), JSON, max_size=4), max_size=6),
+    layout=st.sampled_from(["array", "indented", "lines"]),
+    padding=st.integers(0, 70_000),
+)
+@settings_of_hypothesis(deadline=None, max_examples=60)
+def test_json_of_any_layout_is_read_row_by_row(
+    rows: list[dict], layout: str, padding: int, tmp_path_factory: pytest.TempPathFactory
+):
+    rows = [{"padding": "x" * padding}, *rows]  # so that rows lie across the reader's chunks
+    text = {
+        "array": lambda: json.dumps(rows),
+        "indented": lambda: json.dumps(rows, indent=2, ensure_ascii=True),
+        "lines": lambda: "\n".join(map(json.dumps, rows)),
+    }[layout]()
+    path = tmp_path_factory.mktemp("json") / "rows.json"
+    path.write_text(text, encoding="utf-8")
+    assert [row for _, row in read_json_rows(path)] == rows
+
+
+@given(text=st.text(alphabet='[]{}",:1ae\\ \n', max_size=40))
+@settings_of_hypothesis(deadline=None, max_examples=200)
+def test_any_text_is_read_as_json_would_or_refused(
+    text: str, tmp_path_factory: pytest.TempPathFactory
+):
+    path = tmp_path_factory.mktemp("json") / "rows.json"
+    path.write_text(text, encoding="utf-8")
+    try:
+        found = [row for _, row in read_json_rows(path)]
+    except ImportRefusedError:
+        return
+    if text.lstrip().startswith("["):
+        assert json.loads(text) == found
+    else:
+        assert all(isinstance(row, dict) for row in found)
