@@ -6,6 +6,7 @@ from pathlib import Path
 
 from studio.core.picture import Picture
 from studio.store.pictures import PictureStore
+from studio.store.sets import PictureSet
 
 MAX_PAGE = 200  # pictures a page
 
@@ -62,6 +63,10 @@ class Gallery:
     def panels(self, set_id: str) -> list[Picture]:
         """Return the pictures of a set of panels, in the order of its lines."""
         return self._pictures.set_pictures(set_id)
+
+    def sets(self) -> list[PictureSet]:
+        """Return the sets of panels, the one drawn last first."""
+        return self._pictures.sets()
 
     def star(self, picture_id: int, starred: bool) -> Picture:
         """Give a picture its star or take it away. Raises NotFoundError."""

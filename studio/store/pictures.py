@@ -28,6 +28,7 @@ from studio.store.naming import is_named
 from studio.store.picture_query import PictureFilter, count_query, page_query
 from studio.store.reconcile import Reconciliation, reconcile_folder
 from studio.store.search import forget_prompt, index_prompt, mark_prompt
+from studio.store.sets import PictureSet, named_sets
 from studio.store.tables import JOBS, PICTURES
 from studio.store.thumbnails import make_thumbnail
 from studio.store.used_sources import note_use
@@ -209,6 +210,10 @@ class PictureStore:
         )
         with self._engine.connect() as connection:
             return [_picture(row) for row in connection.execute(query).mappings()]
+
+    def sets(self) -> list[PictureSet]:
+        """Return the sets that have pictures outside the bin, the one drawn last first."""
+        return named_sets(self._engine)
 
     def children(self, picture_id: int, limit: int = MAX_PAGE) -> list[Picture]:
         """Return the pictures that were made from one, oldest first, also those in the bin."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import gradio as gr
 
 from studio.services.model_folder import ModelEntry
@@ -14,6 +16,15 @@ def model_choices(entries: list[ModelEntry]) -> list[tuple[str, str]]:
     return [
         (f"{e.title} · {'cannot be loaded' if e.problem else e.family}", e.name) for e in entries
     ]
+
+
+def offer_new_models(model: gr.Dropdown, look: Callable[[], list[ModelEntry]]) -> None:
+    """Read the list of models anew whenever the picker is opened."""
+
+    def choices() -> gr.Dropdown:
+        return gr.Dropdown(choices=model_choices(look()))
+
+    model.focus(choices, None, model, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def build_header(entries: list[ModelEntry]) -> gr.Dropdown:
