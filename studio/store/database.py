@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
@@ -156,7 +157,7 @@ def _engine(url: URL) -> Engine:
             f"The database driver for '{url.drivername}' is not installed. Install it into the "
             "studio's .venv (for PostgreSQL: psycopg), or leave the URL out to use SQLite."
         ) from error
-    event.listen(engine, "handle_error", _translate)
+    event.listen(engine, "handle_error", partial(_translate, url.database or "of the server"))
     if engine.dialect.name == "sqlite":
         engine.dialect.statement_compiler = _IndexedByCompiler
         event.listen(engine, "connect", _configure)
@@ -192,14 +193,18 @@ def _check_integrity(database: Database) -> None:
         raise _damaged(str(database.path), found)
 
 
-def _translate(context: ExceptionContext) -> EaselError | None:
-    """Turn the driver's exception into a sentence; a broken constraint stays as it is."""
-    if context.sqlalchemy_exception is None or isinstance(
-        context.sqlalchemy_exception, IntegrityError
+def _translate(where: str, context: ExceptionContext) -> EaselError | None:
+    """Turn the driver's exception into a sentence; a broken constraint stays as it is.
+
+    So does a failed ping before use: the pool answers it with a fresh connection.
+    """
+    if (
+        context.is_pre_ping
+        or context.sqlalchemy_exception is None
+        or isinstance(context.sqlalchemy_exception, IntegrityError)
     ):
         return None
-    where = context.engine.url.database if context.engine is not None else ""
-    return as_storage_error(context.original_exception, where or "the database")
+    return as_storage_error(context.original_exception, where)
 
 
 def as_storage_error(error: BaseException, where: str) -> StorageError:
