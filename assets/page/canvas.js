@@ -206,7 +206,7 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
     if (!room.width || !ink.width) return;
     const width = ink.width + left + right;
     const height = ink.height + top + bottom;
-    view.scale = Math.min((room.width - 2) / width, (room.height - 2) / height, MOST_GROWTH);
+    view.scale = Math.min((room.width - 6) / width, (room.height - 6) / height, MOST_GROWTH);
     view.x = (room.width - width * view.scale) / 2 + left * view.scale;
     view.y = (room.height - height * view.scale) / 2 + top * view.scale;
     view.fits = true;

@@ -96,6 +96,7 @@ async function showDesk() {
     const picture = ink ? await decoded(ink) : null;
     if (one.source !== sha256) return; // another source came meanwhile
     one.canvas.restoreInk(picture);
+    one.canvas.set({ size: Math.max(1, Math.round(Math.max(...one.canvas.size) / 24)) });
     one.said.textContent = "";
     if (source.mask && one.ink === "mask") { inked(one); source.mask = ""; source.inks = [...(source.inks || []), "mask"]; }
     showFrame();
@@ -179,7 +180,7 @@ function saveAtTheLastMoment() {
 function desk(name) {
   const mask = INKS[name] === "mask";
   const room = h("div", { class: "easel-canvas", tabindex: "0", role: "application", "aria-label": mask ? "Source; paint what is to change" : "Source; paint colours over it" });
-  const one = { ink: INKS[name], source: "", dirty: false, said: h("span", { class: "easel-quiet", "aria-live": "polite" }) };
+  const one = { ink: INKS[name], room, source: "", dirty: false, said: h("span", { class: "easel-quiet", "aria-live": "polite" }) };
   one.canvas = createCanvas(room, { mask, onInk: () => inked(one), onView: () => renderTools(one) });
   one.canvas.tools.colour = mask ? MASK_INK : COLOURS[2];
   one.canvas.tools.paints = mask;
@@ -210,19 +211,21 @@ function buildTools(one, mask) {
   const flow = range(mask ? "Grey" : "Cover", 5, 100, 5, 100, (value) => canvas.set({ flow: value / 100 }));
   if (mask) flow.title = "How white the brush paints: with soft inpainting, grey changes only in proportion";
   one.bar.append(...[paint, h("span", { class: "easel-painting-tools" }, brush, eraser, size, colours, flow,
-    mask ? range("Opacity", 10, 100, 5, 60, (value) => canvas.set({ opacity: value / 100 })) : null, undo, redo, inkMenu(one, mask)),
-  h("span", { class: "easel-gap" }), one.said, press("Zoom out (−)", "less", canvas.zoomOut), scale, press("Zoom in (+)", "more", canvas.zoomIn)].filter(Boolean));
-  canvas.set({ size: 23 });
+    mask ? range("Opacity", 10, 100, 5, 60, (value) => canvas.set({ opacity: value / 100 })) : null, undo, redo, mask ? maskMenu(one) : press("Clear the sketch", "bin", canvas.clear)),
+  h("span", { class: "easel-gap" }), one.said].filter(Boolean));
+  const zoom = h("div", { class: "easel-zoom" }, press("Zoom out (−)", "less", canvas.zoomOut), scale, press("Zoom in (+)", "more", canvas.zoomIn));
+  zoom.addEventListener("pointerdown", (event) => event.stopPropagation()); // a click here paints nothing
+  one.room.append(zoom);
 }
 
-function inkMenu(one, mask) {
+function maskMenu(one) {
   const { canvas } = one;
   const choose = chooser((file) => uploadMask(one, file));
   const menu = h("details", { class: "easel-menu" });
   const entry = (text, run) => h("button", { type: "button", onclick: () => { menu.open = false; run(); } }, text);
-  menu.append(h("summary", { class: "easel-icon", title: mask ? "The mask as a whole" : "The sketch as a whole" }, mask ? "Mask" : "All"),
-    h("div", {}, entry("Clear", canvas.clear), ...(mask ? [entry("Paint all", canvas.fill), entry("Invert", canvas.invert),
-      entry("Upload a mask", () => choose.click()), entry("Download the mask", () => downloadInk(one))] : []), choose));
+  menu.append(h("summary", { class: "easel-icon", title: "The mask as a whole" }, "Mask"),
+    h("div", {}, entry("Clear", canvas.clear), entry("Paint all", canvas.fill), entry("Invert", canvas.invert),
+      entry("Upload a mask", () => choose.click()), entry("Download the mask", () => downloadMask(one)), choose));
   return menu;
 }
 
@@ -236,9 +239,9 @@ async function uploadMask(one, file) {
   } catch (error) { sorry(error); }
 }
 
-async function downloadInk(one) {
+async function downloadMask(one) {
   const address = URL.createObjectURL(await one.canvas.toBlob());
-  const link = h("a", { href: address, download: `${one.ink}.png` });
+  const link = h("a", { href: address, download: "mask.png" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }

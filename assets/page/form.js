@@ -39,6 +39,7 @@ function markChoices() {
   page.classList.toggle("easel-own-size", chosen("#easel-size-from") === "own");
   page.classList.toggle("easel-only-masked", chosen("#easel-area") === "only masked");
   page.classList.toggle("easel-hires", Number(document.querySelector("#easel-hires-scale input")?.value) > 1);
+  page.classList.toggle("easel-varied", Number(document.querySelector("#easel-variation input")?.value) > 0);
 }
 
 const chosen = (radio) => document.querySelector(`${radio} input:checked`)?.value;

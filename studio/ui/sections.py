@@ -125,15 +125,14 @@ def more_controls(upscalers: Sequence[str]) -> dict[str, Component]:
 
 def variation_controls() -> dict[str, Component]:
     """Build how far, and towards which seed's noise, a picture is varied."""
-    with gr.Row(elem_classes=["easel-row"]):
-        strength = gr.Slider(
-            0, 1, step=0.01, label=label("variation_strength"), info=hint("variation_strength"),
-            elem_classes=["easel-field-variation_strength"], min_width=120,
-        )  # fmt: skip
-        seed = gr.Number(
-            label=label("variation_seed"), info=hint("variation_seed"), precision=0,
-            elem_classes=["easel-field-variation_seed"], min_width=90,
-        )  # fmt: skip
+    strength = gr.Slider(
+        0, 1, step=0.01, label=label("variation_strength"), info=hint("variation_strength"),
+        elem_id="easel-variation", elem_classes=["easel-field-variation_strength"],
+    )  # fmt: skip
+    seed = gr.Number(
+        label=label("variation_seed"), info=hint("variation_seed"), precision=0,
+        elem_classes=["easel-field-variation_seed", "easel-of-variation"],
+    )  # fmt: skip
     return {"variation_strength": strength, "variation_seed": seed}
 
 
