@@ -47,7 +47,7 @@ function render(answer) {
     ...(open.length ? open.map(card) : [h("p", { class: "easel-quiet easel-rate-empty" }, role === "owner"
       ? "No campaign yet. A campaign is a set of prompts and the models to compare; begin one below."
       : "Nothing to rate at the moment. This page looks again by itself.")]),
-    archived.length ? h("details", { class: "easel-rate-archive" }, h("summary", {}, `Archived (${archived.length})`), archived.map(card)) : null);
+    archived.length ? h("details", { class: "easel-rate-archive" }, h("summary", {}, `Archived (${archived.length})`), archived.map(card)) : "");
   if (role === "owner" && !parts.form.childElementCount) parts.form.replaceChildren(campaignForm(look));
 }
 

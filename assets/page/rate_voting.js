@@ -33,7 +33,7 @@ export function openVoting(campaign, rater, onClose) {
   const session = identity();
   open = { campaign, rater, session, onClose, ready: [], known: new Set(), current: null, shownAt: 0, settling: false, cast: [], undoing: false, mine: campaign.mine, times: [], streak: 0, fetching: null, parts: build(campaign) };
   document.body.append(open.parts.box);
-  document.documentElement.classList.add("easel-rating");
+  document.documentElement.classList.add("easel-voting-open");
   window.addEventListener("keydown", onKeyDown, true);
   window.addEventListener("keyup", onKeyUp, true);
   showNumbers();
@@ -47,7 +47,7 @@ export function closeVoting() {
   open = null;
   window.removeEventListener("keydown", onKeyDown, true);
   window.removeEventListener("keyup", onKeyUp, true);
-  document.documentElement.classList.remove("easel-rating");
+  document.documentElement.classList.remove("easel-voting-open");
   parts.box.remove();
   onClose?.();
 }

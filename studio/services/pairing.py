@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -21,6 +22,7 @@ CANDIDATES = 256  # pairs among which a strategy chooses
 TRIES = 40  # draws for each candidate that is wanted
 FEW_PAIRS = 4000  # a pool of up to so many pairs is looked at whole
 
+Groups = list[tuple[tuple[str, str], list[CampaignPicture]]]
 Pair = tuple[str, str]  # two sha256 in ascending order
 Choose = Callable[[Sequence[Pair]], int]  # candidates -> the place of the one to show
 Repeat = Callable[[], Vote | None]  # the next vote of the rater that may be asked again
@@ -31,9 +33,11 @@ class Pool:
     """The pictures of one campaign by prompt; grows while the campaign is drawn."""
 
     campaign: str
+    mixed: bool = False  # several contestants draw: they meet each other and not themselves
     by_prompt: dict[tuple[str, str], list[CampaignPicture]] = field(default_factory=dict)
     pictures: dict[str, CampaignPicture] = field(default_factory=dict)  # by sha256
     newest: int = 0  # number of the last picture that was added
+    _grouped: tuple[int, Groups] = field(default=(-1, []), repr=False)
 
     def add(self, pictures: Iterable[CampaignPicture]) -> None:
         """Take in pictures that came since."""
@@ -43,14 +47,35 @@ class Pool:
             self.pictures[picture.sha256] = picture
             self.newest = max(self.newest, picture.number)
 
-    def groups(self) -> list[tuple[tuple[str, str], list[CampaignPicture]]]:
+    def groups(self) -> Groups:
         """Return the prompts with at least one pair, in a fixed order."""
-        found = [(key, group) for key, group in self.by_prompt.items() if _pairs_of(group)]
-        return sorted(found, key=lambda entry: entry[0])
+        if self._grouped[0] != self.newest:
+            found = [(key, group) for key, group in self.by_prompt.items() if self._pairs_of(group)]
+            self._grouped = (self.newest, sorted(found, key=lambda entry: entry[0]))
+        return self._grouped[1]
 
     def pair_count(self) -> int:
         """Return how many different pairs can be shown."""
-        return sum(_pairs_of(group) for group in self.by_prompt.values())
+        return sum(self._pairs_of(group) for group in self.by_prompt.values())
+
+    def pairs_of(self, group: list[CampaignPicture]) -> list[Pair]:
+        """List one prompt's pairs."""
+        return [
+            ordered(one.sha256, other.sha256)
+            for one, other in combinations(group, 2)
+            if self.may_meet(one, other)
+        ]
+
+    def may_meet(self, one: CampaignPicture, other: CampaignPicture) -> bool:
+        """Whether two pictures of a prompt are a pair of this campaign."""
+        return one.sha256 != other.sha256 and (not self.mixed or one.contestant != other.contestant)
+
+    def _pairs_of(self, group: list[CampaignPicture]) -> int:
+        """Count a prompt's pairs without listing them."""
+        if not self.mixed:
+            return len(group) * (len(group) - 1) // 2
+        sizes = Counter(picture.contestant for picture in group).values()
+        return (len(group) ** 2 - sum(size**2 for size in sizes)) // 2
 
 
 def ordered(one: str, other: str) -> Pair:
@@ -77,28 +102,24 @@ class Queue:
 
 def draft_pairs(queue: Queue, pool: Pool, count: int, draw: random.Random) -> list[PairDraft]:
     """Return up to `count` pairs for a rater's queue, fewer when all were shown."""
-    campaign, rater = queue.campaign, queue.rater
-    plan, groups = campaign.plan, pool.groups()
+    plan = queue.campaign.plan
     seen, drafts = set(queue.shown), []
     for _ in range(count):
         chance = draw.random()
         draft = None
         if chance < plan.repeat_share:
-            draft = _repeat(rater, queue.repeat())
+            draft = _repeat(queue.rater, queue.repeat())
         elif chance < plan.repeat_share + plan.held_out_share:
-            draft = _held_out(campaign, rater, groups, seen)
+            draft = _held_out(queue, pool, seen)
         if draft is None:
-            draft = _chosen(queue, groups, seen, draw)
+            draft = _chosen(queue, pool, seen, draw)
         if draft is None:  # everything that may be learned from was shown: the rest is held out
-            draft = _held_out(campaign, rater, groups, seen)
+            draft = _held_out(queue, pool, seen)
         if draft is None:
             break
         seen.add(ordered(draft.one, draft.other))
         drafts.append(draft)
     return drafts
-
-
-Groups = list[tuple[tuple[str, str], list[CampaignPicture]]]
 
 
 def _repeat(rater: str, vote: Vote | None) -> PairDraft | None:
@@ -116,24 +137,25 @@ def _repeat(rater: str, vote: Vote | None) -> PairDraft | None:
     )
 
 
-def _held_out(campaign: Campaign, rater: str, groups: Groups, seen: set[Pair]) -> PairDraft | None:
+def _held_out(queue: Queue, pool: Pool, seen: set[Pair]) -> PairDraft | None:
     """Return the first held-out pair, in an order common to all raters, that is new to this one."""
+    campaign = queue.campaign
     share = campaign.plan.held_out_share
     if not share:
         return None
-    for key, pair in _walk(groups, random.Random(campaign.id), len(seen) + CANDIDATES):
+    for key, pair in _walk(pool, random.Random(campaign.id), len(seen) + CANDIDATES):
         if pair not in seen and is_held_out(campaign.id, pair, share):
-            return PairDraft(rater, key[0], *pair, key[1], "random", held_out=True)
+            return PairDraft(queue.rater, key[0], *pair, key[1], "random", held_out=True)
     return None
 
 
-def _chosen(queue: Queue, groups: Groups, seen: set[Pair], draw: random.Random) -> PairDraft | None:
+def _chosen(queue: Queue, pool: Pool, seen: set[Pair], draw: random.Random) -> PairDraft | None:
     """Return the pair that the strategy takes out of new ones."""
     campaign, choose = queue.campaign, queue.choose
     share = campaign.plan.held_out_share
     wanted = CANDIDATES if choose else 1
     candidates: dict[Pair, tuple[str, str]] = {}
-    for key, pair in _walk(groups, draw, wanted):
+    for key, pair in _walk(pool, draw, wanted):
         if pair not in seen and not is_held_out(campaign.id, pair, share):
             candidates[pair] = key
             if len(candidates) == wanted:
@@ -146,42 +168,18 @@ def _chosen(queue: Queue, groups: Groups, seen: set[Pair], draw: random.Random) 
     return PairDraft(queue.rater, candidates[pair][0], *pair, candidates[pair][1], selection)
 
 
-def _walk(
-    groups: Groups, draw: random.Random, wanted: int
-) -> Iterator[tuple[tuple[str, str], Pair]]:
+def _walk(pool: Pool, draw: random.Random, wanted: int) -> Iterator[tuple[tuple[str, str], Pair]]:
     """Yield pairs in a random order: each once in a small pool, drawn with replacement else."""
+    groups = pool.groups()
     if not groups:
         return
-    if sum(_pairs_of(group) for _, group in groups) <= FEW_PAIRS:
-        every = [(key, pair) for key, group in groups for pair in _all_pairs(group)]
+    if pool.pair_count() <= FEW_PAIRS:
+        every = [(key, pair) for key, group in groups for pair in pool.pairs_of(group)]
         draw.shuffle(every)
         yield from every
         return
     for _ in range(TRIES * wanted):
         key, group = groups[draw.randrange(len(groups))]
         one, other = draw.sample(group, 2)
-        if _comparable(group, one, other):
+        if pool.may_meet(one, other):
             yield key, ordered(one.sha256, other.sha256)
-
-
-def _all_pairs(group: list[CampaignPicture]) -> list[Pair]:
-    return [
-        ordered(one.sha256, other.sha256)
-        for one, other in combinations(group, 2)
-        if _comparable(group, one, other)
-    ]
-
-
-def _comparable(group: list[CampaignPicture], one: CampaignPicture, other: CampaignPicture) -> bool:
-    """Where several contestants drew a prompt, they meet each other and not themselves."""
-    return one.contestant != other.contestant or len({p.contestant for p in group}) == 1
-
-
-def _pairs_of(group: list[CampaignPicture]) -> int:
-    """Count a prompt's pairs without listing them."""
-    sizes: dict[str, int] = {}
-    for picture in group:
-        sizes[picture.contestant] = sizes.get(picture.contestant, 0) + 1
-    if len(sizes) == 1:
-        return len(group) * (len(group) - 1) // 2
-    return (len(group) ** 2 - sum(size**2 for size in sizes.values())) // 2

@@ -181,7 +181,10 @@ class Rating:
     def pool(self, campaign_id: str) -> Pool:
         """Return the pictures that take part in a campaign, with those that came since."""
         with self._pooling:
-            pool = self._pools.setdefault(campaign_id, Pool(campaign_id))
+            pool = self._pools.get(campaign_id)
+            if pool is None:
+                contestants = self._campaigns.get(campaign_id).plan.contestants
+                pool = self._pools[campaign_id] = Pool(campaign_id, len(contestants) > 1)
             pool.add(self._campaigns.pictures(campaign_id, after=pool.newest))
             return pool
 

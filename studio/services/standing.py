@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -17,12 +18,19 @@ from studio.services.study import Rate, Study, make_study
 from studio.services.study_page import study_csv, study_html
 from studio.store.campaigns import CampaignStore
 from studio.store.votes import VoteStore
+from studio.training.agreement import raters_agreement
+from studio.training.intervals import wilson_interval
+from studio.training.taste_words import (
+    LEAST_AGREEMENT_VOTES,
+    Agreement,
+    more_votes_sentence,
+    taste_sentence,
+)
 
 if TYPE_CHECKING:
     from studio.services.taste import Taste
 
-ENOUGH = 200  # votes at which fine-tuning begins to be worth it
-GOOD = 1000
+MOST_COMPARED = 100_000  # votes that agreement between raters is taken over
 FEW_REPEATS = 5  # below it, self-consistency says nothing
 THUMBNAIL = 256  # pixels
 
@@ -70,28 +78,14 @@ class Standing:
         return study_csv(self._study(self._campaigns.get(campaign_id)))
 
     def _prediction(self, tally: Tally) -> str:
-        """Say how well taste is predicted, beside chance and the rater's own consistency."""
+        """Say how well taste is predicted, and whether more votes are worth it."""
         taste = self._taste.now
-        if taste.agreement is None:
-            more = max(ENOUGH - tally.votes, 0)
-            return (
-                f"From about {ENOUGH} votes on they teach a taste; {more} to go."
-                if more
-                else "What they teach is being worked out."
-            )
-        found = taste.agreement
-        line = (
-            f"Your taste is predicted in {found.value:.0%} of unseen pairs, {found.low:.0%} to "
-            f"{found.high:.0%}; a coin gets 50 %"
-        ).replace("%", " %")
-        if tally.repeats >= FEW_REPEATS:
-            share = tally.repeats_same / tally.repeats
-            line += f", you agree with yourself in {share:.0%}".replace("%", " %")
-        if tally.votes < ENOUGH:
-            line += f". {ENOUGH - tally.votes} more are worth it"
-        elif tally.votes < GOOD:
-            line += f". More help until about {GOOD:,}"
-        return line + "."
+        more = more_votes_sentence(tally.votes, taste.gain_of_100, taste.worth)
+        if taste.agreement is None or tally.votes < LEAST_AGREEMENT_VOTES:
+            return more
+        share = tally.repeats_same / tally.repeats if tally.repeats else 0.0
+        own = Agreement(share, *wilson_interval(share, tally.repeats), tally.repeats)
+        return f"{taste_sentence(taste.agreement, own if own.n >= FEW_REPEATS else None)} {more}"
 
     def _study(self, campaign: Campaign) -> Study:
         labels = {
@@ -104,7 +98,7 @@ class Standing:
             labels,
             self._votes.tallies(campaign.id),
             self._votes.tally(campaign.id),
-            alpha(self._votes.votes(campaign.id)),
+            _alpha(islice(self._votes.votes(campaign.id), MOST_COMPARED)),
         )
 
     def _thumbnail(self, sha256: str) -> bytes | None:
@@ -120,9 +114,10 @@ class Standing:
         return stream.getvalue()
 
 
-def alpha(votes: Iterable[Vote]) -> Rate | None:
+def _alpha(votes: Iterable[Vote]) -> Rate | None:
     """Return Krippendorff's alpha over pairs that several raters judged; None without any."""
-    return None
+    found = raters_agreement(votes)
+    return None if found is None else Rate(found.value, found.low, found.high, found.units)
 
 
 def _counted(votes: int) -> str:

@@ -13,16 +13,15 @@ from statistics import median
 from types import MappingProxyType
 
 from studio.core.vote import Tally, Vote
+from studio.training.agreement import FAST_MS, FAST_SHARE, LEAST_FLAGGED, ONE_SIDED
+from studio.training.intervals import wilson_interval
+from studio.training.ranking import rank
 
 COMPARED = frozenset(("left", "right", "tie"))  # 'both bad' ranks neither; 'skip' is no answer
 SCORES = MappingProxyType({"left": 1.0, "tie": 0.5, "right": 0.0})
 EXAMPLES = 6
 KEPT_EXAMPLES = 400  # from which those are drawn
 PERIODS = 24  # bars of the time axis
-FAST_MS = 500  # nobody has looked at two pictures in this time
-FAST_SHARE = 0.3
-MANY_ENOUGH = 20  # votes before anything is said about a rater
-ONE_SIDED = (0.2, 0.8)  # share of left among decisive votes; beyond it, the side decides
 
 
 @dataclass(frozen=True)
@@ -137,12 +136,13 @@ def make_study(
 def rater_flags(tally: Tally, fast_share: float) -> tuple[str, ...]:
     """Return what is odd about a rater's answers, as sentences; nothing is ever deleted for it."""
     flags = []
-    if tally.votes >= MANY_ENOUGH and fast_share > FAST_SHARE:
+    if tally.votes >= LEAST_FLAGGED and fast_share > FAST_SHARE:
         flags.append(f"{fast_share:.0%} of the votes came within {FAST_MS / 1000:g} seconds.")
     decisive = tally.left + tally.right
-    if decisive >= MANY_ENOUGH:
+    if decisive >= LEAST_FLAGGED:
         share = tally.left / decisive
-        if not ONE_SIDED[0] <= share <= ONE_SIDED[1]:
+        low, high = wilson_interval(share, decisive)
+        if abs(share - 0.5) > ONE_SIDED and not low <= 0.5 <= high:
             side, part = ("left", share) if share > 0.5 else ("right", 1 - share)
             flags.append(f"{part:.0%} of the decisive votes went to the {side} side.")
     return tuple(flags)
@@ -167,8 +167,6 @@ def _count(counts: _Counts, vote: Vote, labels: Mapping[str, str], draw: random.
 
 
 def _ranked(counts: _Counts) -> tuple[tuple[ContestantRow, ...], float]:
-    from studio.training.ranking import rank, wilson
-
     names = sorted({name for key in counts.comparisons for name in key[:2]})
     if not names:
         return (), 0.0
@@ -187,7 +185,7 @@ def _ranked(counts: _Counts) -> tuple[tuple[ContestantRow, ...], float]:
         rows.append(
             ContestantRow(
                 name, wins, ties, losses,
-                Rate((wins + ties / 2) / played, *wilson(wins + ties / 2, played), played),
+                _rate(wins + ties / 2, played),
                 float(ranking.strength[place[name]]), low, high,
                 Rate(*ranking.win_rate(place[name]), played),
             )
@@ -208,15 +206,13 @@ def _record(comparisons: Counter[tuple[str, str, float]], name: str) -> tuple[in
 
 def _beats(counts: _Counts) -> Iterator[tuple[tuple[str, str], Rate]]:
     """Yield how often each contestant was preferred to each other one."""
-    from studio.training.ranking import wilson
-
     for first, second in {key[:2] for key in counts.comparisons}:
         times = [counts.comparisons[first, second, score] for score in (1.0, 0.5, 0.0)]
         for pair, wins in (
             ((first, second), times[0] + times[1] / 2),
             ((second, first), times[2] + times[1] / 2),
         ):
-            yield pair, Rate(wins / sum(times), *wilson(wins, sum(times)), sum(times))
+            yield pair, _rate(wins, sum(times))
 
 
 def _periods(times: Counter[int]) -> tuple[tuple[float, int], ...]:
@@ -232,8 +228,6 @@ def _periods(times: Counter[int]) -> tuple[tuple[float, int], ...]:
 
 
 def _rater_row(name: str, tally: Tally, tenths: Counter[int]) -> RaterRow:
-    from studio.training.ranking import wilson
-
     count = sum(tenths.values())
     fast = sum(n for tenth, n in tenths.items() if tenth * 100 < FAST_MS)
     decisive = tally.left + tally.right
@@ -245,13 +239,12 @@ def _rater_row(name: str, tally: Tally, tenths: Counter[int]) -> RaterRow:
         both_bad=tally.both_bad,
         median_ms=int(median(tenths.elements()) * 100) if count else 0,
         fast_share=share,
-        left_share=_rate(tally.left, decisive, wilson(tally.left, decisive)),
-        self_consistency=_rate(
-            tally.repeats_same, tally.repeats, wilson(tally.repeats_same, tally.repeats)
-        ),
+        left_share=_rate(tally.left, decisive),
+        self_consistency=_rate(tally.repeats_same, tally.repeats),
         flags=rater_flags(tally, share),
     )
 
 
-def _rate(part: float, whole: int, interval: tuple[float, float]) -> Rate:
-    return Rate(part / whole if whole else 0.0, *interval, whole)
+def _rate(part: float, whole: int) -> Rate:
+    share = part / whole if whole else 0.0
+    return Rate(share, *wilson_interval(share, whole), whole)

@@ -7,7 +7,7 @@ pictures. Readers take the newest finished `Snapshot`, which never changes, so n
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -26,10 +26,12 @@ from studio.store.campaigns import CampaignStore
 from studio.store.votes import VoteStore
 
 if TYPE_CHECKING:
-    from studio.training.agreement import Agreement
+    from studio.training.comparisons import Comparisons
     from studio.training.feature_cache import FeatureCache
     from studio.training.features import Encoder
     from studio.training.reward import Reward
+    from studio.training.reward_check import Calibration
+    from studio.training.taste_words import Agreement
 
 JOB = "taste"
 OWN_ENCODER = "encoder"  # folder in the models' folder: the artist's own CLIP or PickScore
@@ -47,6 +49,12 @@ class Snapshot:
     features: Mapping[str, np.ndarray] = field(default_factory=dict)  # sha256 -> (D,)
     reward: Reward | None = None  # None while there are too few votes
     agreement: Agreement | None = None  # by prompt-grouped cross-validation
+    held_out: Agreement | None = None  # on the random pairs that nothing learned from
+    calibration: Calibration | None = None
+    gain_of_100: float | None = None  # agreement that a hundred more votes are likely to add
+    worth: int | None = None  # votes after which a hundred more add less than one percent
+    votes: int = 0  # that it learned from
+    judged_at: int = 0  # votes when the last two of these figures were measured
     encoder: str = ""  # its name
     events: tuple[int, int] = (0, 0)  # newest vote and undo that it knows
 
@@ -161,9 +169,9 @@ class Taste:
 
     def _learn(self) -> Iterator[Event]:
         """Refit: features of what was voted on, then the reward, then how well it predicts."""
-        from studio.training.agreement import held_out_agreement
         from studio.training.comparisons import comparisons_from_votes
         from studio.training.reward import fit_reward
+        from studio.training.reward_check import agreement_on
 
         events = self._votes.events()
         with self._lock:
@@ -178,20 +186,17 @@ class Taste:
         encoder = self._feature_cache().encoder
         now, named = self._now, (encoder.name, encoder.sha256)
         learned = comparisons_from_votes(votes, now.features, encoder=named)
+        kept = comparisons_from_votes(votes, now.features, held_out=True, encoder=named)
+        found = replace(_FORGOTTEN, events=events, votes=len(learned), encoder=encoder.name)
         try:
             reward = fit_reward(learned, start=now.reward)
             yield StageProgress("reward", 1, 2, None)
-            agreement = held_out_agreement(learned)
+            found = replace(found, reward=reward, held_out=agreement_on(reward, kept))
+            found = yield from _judged(found, learned, now)
         except TrainingError:  # too few votes: the page says how many are missing
-            reward, agreement = None, None
+            pass
         with self._lock:
-            self._now = replace(
-                self._now,
-                reward=reward,
-                agreement=agreement,
-                encoder=encoder.name,
-                events=events,
-            )
+            self._now = replace(found, features=self._now.features)
         yield StageProgress("reward", 2, 2, None)
 
     def _embed_some(self, pictures: Sequence[str]) -> dict[str, np.ndarray]:
@@ -214,3 +219,34 @@ class Taste:
     def _read(self, sha256: str) -> Image.Image:
         with Image.open(io.BytesIO(self._pictures.content(sha256))) as image:
             return image.convert("RGB")
+
+
+_FORGOTTEN = Snapshot()
+
+
+def _judged(
+    found: Snapshot, learned: Comparisons, before: Snapshot
+) -> Generator[Event, None, Snapshot]:
+    """Add how well the votes predict each other, and what more of them would bring.
+
+    The learning curve takes several fits, so it is measured anew only when votes grew by a tenth.
+    """
+    from studio.training.reward_check import (
+        agreement_of,
+        calibration,
+        held_out_predictions,
+        learning_curve,
+    )
+
+    predictions = held_out_predictions(learned)
+    if predictions is None:
+        return found
+    agreement = agreement_of(predictions)
+    found = replace(found, agreement=agreement, calibration=calibration(predictions))
+    yield StageProgress("agreement", 1, 2, None)
+    if before.worth is not None and len(learned) < 1.1 * before.judged_at:
+        return replace(
+            found, gain_of_100=before.gain_of_100, worth=before.worth, judged_at=before.judged_at
+        )
+    curve = learning_curve(learned, now=agreement)
+    return replace(found, gain_of_100=curve.gain_of_100, worth=curve.worth, judged_at=len(learned))

@@ -1,8 +1,10 @@
 """`launch.py votes`: count, import, export and study the votes from the command line.
 
     votes stats [--json] [--campaign NAME]
-    votes import --format jsonl|pickapic|hpdv2|dpo PATH [--rater NAME] [--campaign NAME]
-    votes export --format jsonl|pickapic|hpdv2|dpo --output DIR [--campaign NAME] [--pseudonyms]
+    votes import --format jsonl|pickapic|hpdv2|dpo|imagereward PATH [--rater NAME]
+                 [--campaign NAME]
+    votes export --format jsonl|pickapic|hpdv2|dpo|imagereward --output DIR [--campaign NAME]
+                 [--pseudonyms] [--without-recipes]
     votes report NAME --output DIR
 
 Exit codes: 0 done, 1 refused by what is stored, 2 a flag that cannot be.
@@ -18,8 +20,9 @@ from pathlib import Path
 
 from studio.core.settings import Settings
 from studio.services.studio import Studio, open_studio
-
-FORMATS = ("jsonl", "pickapic", "hpdv2", "dpo")
+from studio.store.vote_formats.incoming import ImportChoices
+from studio.store.vote_formats.outgoing import ExportChoices
+from studio.store.vote_formats.transfer import FORMATS
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,15 @@ def make_parser() -> Parser:
     giving = commands.add_parser("export", help="write votes and their pictures")
     giving.add_argument("--output", type=Path, required=True, help="an empty or new folder")
     giving.add_argument("--pseudonyms", action="store_true", help="leave out the raters' names")
-    giving.add_argument("--strip", action="store_true", help="pictures without their recipes")
+    giving.add_argument(
+        "--without-recipes", action="store_true", help="leave prompt and seed out of the files"
+    )
     giving.set_defaults(run=_export)
     report = commands.add_parser("report", help="write a campaign's study as HTML and CSV")
     report.add_argument("--output", type=Path, required=True, help="a folder")
     report.set_defaults(run=_report)
     for command in (taking, giving):
-        command.add_argument("--format", choices=FORMATS, required=True, help="of the file")
+        command.add_argument("--format", choices=tuple(FORMATS), required=True, help="of the file")
     for command in (stats, taking, giving):
         command.add_argument(
             "--campaign", default="", help="name of one campaign; all unless given"
@@ -106,8 +111,7 @@ def _stats(args: argparse.Namespace, studio: Studio) -> int:
 def stats(studio: Studio, campaign: str = "") -> Stats:
     """Count the votes and fit the taste anew. Raises NotFoundError for an unknown campaign."""
     preference = studio.preference
-    campaign_id = preference.campaigns.named(campaign).id if campaign else None
-    tally = preference.votes.tally(campaign_id)
+    tally = preference.votes.tally(_campaign_id(studio, campaign))
     taste = preference.taste.learned()
     agreement = taste.agreement
     return Stats(
@@ -123,11 +127,27 @@ def stats(studio: Studio, campaign: str = "") -> Stats:
 
 
 def _import(args: argparse.Namespace, studio: Studio) -> int:
-    raise NotImplementedError
+    campaign_id = _campaign_id(studio, args.campaign) or ""
+    choices = ImportChoices(rater=args.rater, campaign=campaign_id)
+    report = studio.preference.transfer.import_votes(args.format, args.path, choices)
+    sys.stdout.write(f"{report}\n")
+    return 0
 
 
 def _export(args: argparse.Namespace, studio: Studio) -> int:
-    raise NotImplementedError
+    choices = ExportChoices(
+        campaign=_campaign_id(studio, args.campaign),
+        pseudonyms=args.pseudonyms,
+        without_recipes=args.without_recipes,
+    )
+    report = studio.preference.transfer.export_votes(args.format, args.output, choices)
+    sys.stdout.write(f"{report}\n")
+    return 0
+
+
+def _campaign_id(studio: Studio, name: str) -> str | None:
+    """Return the id of a campaign's name, None for no name. Raises NotFoundError."""
+    return studio.preference.campaigns.named(name).id if name else None
 
 
 def _report(args: argparse.Namespace, studio: Studio) -> int:

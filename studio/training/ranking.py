@@ -119,16 +119,6 @@ def _derivatives(
     return gradient, hessian
 
 
-def wilson(wins: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927); (0, 1) when nothing was counted."""
-    if count == 0:
-        return 0.0, 1.0
-    share, squared = wins / count, Z * Z / count
-    middle = (share + squared / 2) / (1 + squared)
-    half = Z * math.sqrt(share * (1 - share) / count + squared / (4 * count)) / (1 + squared)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _expected_score(delta: float, nu: float) -> tuple[float, float]:
     """Return P(win) + P(tie)/2 at theta_i - theta_j = delta, and its derivative."""
     up, down = math.exp(min(delta / 2, 300)), math.exp(min(-delta / 2, 300))

@@ -115,6 +115,7 @@ def rating_routes(studio: Studio) -> APIRouter:
     @router.get("/pairs")
     def pairs(request: Request, campaign: str, rater: str, count: int = 3) -> Response:
         found = rating.next_pairs(campaign, _acting(request, rater), max(1, min(count, 8)))
+        studio.preference.taste.keep_up()  # here, so that no vote waits for it
         answer = {
             "pairs": [pair_json(pair) for pair in found.pairs],
             "sentence": found.sentence,

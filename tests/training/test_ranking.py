@@ -7,10 +7,8 @@ import math
 import choix
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from studio.training.ranking import rank, wilson
+from studio.training.ranking import rank
 
 STRENGTHS = np.array([0.8, 0.1, -0.3, -0.6])
 
@@ -70,15 +68,3 @@ def test_a_contestant_that_never_lost_stays_finite():
 def test_nothing_played_says_nothing():
     share, low, high = rank([], 2).win_rate(0)
     assert (share, round(low, 3), round(high, 3)) == (0.5, 0, 1)
-
-
-@given(st.integers(0, 500), st.integers(1, 500))
-def test_wilsons_interval_holds_the_share(wins: int, count: int):
-    wins = min(wins, count)
-    low, high = wilson(wins, count)
-    assert 0 <= low <= wins / count <= high <= 1
-
-
-def test_wilsons_interval_is_the_textbooks():
-    low, high = wilson(45, 100)
-    assert (round(low, 4), round(high, 4)) == (0.3561, 0.5476)
