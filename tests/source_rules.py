@@ -35,7 +35,9 @@ MUTABLE_CALLS = frozenset(
 )
 MUTABLE_DISPLAYS = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 SYMBOLS = frozenset({"abar", "eps", "eps~", "x_0", "x_t", "sigma"})  # may begin a sentence
-MANY_PARAMETERS = frozenset({"studio.ui.endpoint.txt2img"})  # a typed API: one for each field
+MANY_PARAMETERS = frozenset(  # a typed API: one parameter for each field
+    f"studio.ui.endpoint.{name}" for name in ("txt2img", "img2img", "inpaint")
+)
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 500, 60, 7
 
 

@@ -42,8 +42,9 @@ def with_size(
     """
     source = values.get("source")
     if isinstance(source, str) and source:
-        repaints_part = values.get("mask") or values.get("extend")
-        if not (repaints_part and values.get("inpaint_area") == "only masked"):
+        extend = values.get("extend")
+        grows = isinstance(extend, list | tuple) and any(extend)
+        if not ((values.get("mask") or grows) and values.get("inpaint_area") == "only masked"):
             native = _size_of(sources, "source", source)
     return {"width": native[0], "height": native[1]} | values
 

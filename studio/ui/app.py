@@ -17,7 +17,7 @@ from studio.services.tokens import TokenCounter
 from studio.ui.controls import first_usable, upscalers
 from studio.ui.drawing import DrawingHandlers
 from studio.ui.edit_routes import add_edit_routes
-from studio.ui.endpoint import txt2img_endpoint
+from studio.ui.endpoint import img2img_endpoint, inpaint_endpoint, txt2img_endpoint
 from studio.ui.form import build_form
 from studio.ui.gallery import build_gallery
 from studio.ui.header import build_header, offer_new_models
@@ -110,7 +110,9 @@ def build_page(studio: Studio) -> gr.Blocks:
                 build_gallery()
         form = build_form(model, first_usable(entries), upscalers(studio))
         wire(DrawingHandlers(studio, form, tabs, TokenCounter(studio.models)), demo, drawing)
-        gr.api(txt2img_endpoint(studio), api_name="txt2img", concurrency_limit=8)
+        for draw in (txt2img_endpoint, img2img_endpoint, inpaint_endpoint):
+            name = draw.__name__.removesuffix("_endpoint")
+            gr.api(draw(studio), api_name=name, concurrency_limit=8)
     demo.queue(default_concurrency_limit=4, max_size=64)
     return demo
 

@@ -10,8 +10,10 @@ import ipaddress
 import json
 import re
 import socket
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -47,7 +49,7 @@ def middleware(settings: Settings) -> list[Middleware]:
     if settings.auth:
         guards.append(Middleware(PasswordGuard, logins=logins_of(settings)))
         guards.append(Middleware(RoleGuard))
-    guards.append(Middleware(NoServerFetch))
+    guards.append(Middleware(NoServerFetch, uploads=Path(get_upload_folder())))
     return guards
 
 
@@ -127,14 +129,17 @@ class OriginGuard:
 
 
 class NoServerFetch:
-    """Refuse requests that would make the server fetch a URL for the caller.
+    """Refuse requests that would make the server fetch a URL, or a file of its own, for the caller.
 
     Two of Gradio's routes do (`/gradio_api/file=http...`, `/gradio_api/proxy=`), and so does a
-    file value whose `url` or `path` is a web address in the JSON body of an event.
+    file value whose `url` or `path` is a web address in the JSON body of an event. A `path` of this
+    machine is copied to where it can be downloaded: a mounted Gradio 6.31 takes any (its own check
+    waits for a `launch()` that never comes), so only what lies among the `uploads` passes.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, uploads: Path) -> None:
         self.app = app
+        self.uploads = uploads.resolve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request if nothing in it is to be fetched, else answer 403."""
@@ -149,13 +154,14 @@ class NoServerFetch:
         body = await _read_body(receive)
         if body is None:
             return await PlainTextResponse("The request is too large.", 413)(scope, receive, send)
-        if _body_fetches(body):
+        if _body_fetches(body, self.uploads):
             return await _refuse(scope, receive, send)
         return await self.app(scope, _replay(body, receive), send)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    await PlainTextResponse("The studio fetches nothing from the net.", 403)(scope, receive, send)
+    said = "The studio fetches nothing from the net, and of its own files only uploaded ones."
+    await PlainTextResponse(said, 403)(scope, receive, send)
 
 
 async def _read_body(receive: Receive) -> bytes | None:
@@ -188,8 +194,8 @@ def _path_fetches(path: str) -> bool:
     return "/gradio_api/proxy=" in decoded or (bool(marker) and _is_web_address(target))
 
 
-def _body_fetches(body: bytes) -> bool:
-    """True when any file value in the JSON body names a web address."""
+def _body_fetches(body: bytes, uploads: Path) -> bool:
+    """True when any file value in the JSON body names a web address, or no uploaded file."""
     try:
         waiting = [json.loads(body)]
     except (ValueError, RecursionError):
@@ -197,7 +203,7 @@ def _body_fetches(body: bytes) -> bool:
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            if _names_web_file(value):
+            if _names_web_file(value) or _names_other_file(value, uploads):
                 return True
             waiting.extend(value.values())
         elif isinstance(value, list):
@@ -208,6 +214,17 @@ def _body_fetches(body: bytes) -> bool:
 def _names_web_file(value: dict) -> bool:
     named = (value.get("url"), value.get("path"))
     return any(isinstance(text, str) and _is_web_address(text) for text in named)
+
+
+def _names_other_file(value: dict, uploads: Path) -> bool:
+    """Whether this is a file value as Gradio knows them, whose path is not that of an upload."""
+    meta, path = value.get("meta"), value.get("path")
+    if not isinstance(meta, dict) or meta.get("_type") != "gradio.FileData" or path is None:
+        return False
+    try:
+        return not Path(path).resolve().is_relative_to(uploads)
+    except (TypeError, ValueError, OSError, RuntimeError):  # no text, a zero byte, a loop of links
+        return True
 
 
 def _is_web_address(text: str) -> bool:

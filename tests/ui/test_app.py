@@ -39,11 +39,11 @@ studio.close()
 """
 
 
-def test_the_api_lists_txt2img_and_nothing_else(page: Served):
+def test_the_api_lists_three_ways_to_draw_and_nothing_else(page: Served):
     info = page.ask("/gradio_api/info").json()
     assert info["unnamed_endpoints"] == {}
-    assert list(info["named_endpoints"]) == ["/txt2img"]
-    (endpoint,) = info["named_endpoints"].values()
+    assert list(info["named_endpoints"]) == ["/txt2img", "/img2img", "/inpaint"]
+    endpoint = info["named_endpoints"]["/txt2img"]
     listed = [(p["parameter_name"], p["python_type"]["type"]) for p in endpoint["parameters"]]
     assert listed == TXT2IMG
 

@@ -206,3 +206,24 @@ def test_s15_the_server_fetches_no_address(page: Served, path: str):
 def test_s15_a_file_value_with_a_web_address_is_refused(page: Served, key: str):
     event = {"data": [{"image": {key: "https://example.org/a.png"}}], "fn_index": 0}
     assert page.ask("/gradio_api/run/predict", "POST", body=event).status == 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "{data}/easel.sqlite3",
+        "{data}/gradio/../easel.sqlite3",
+        "easel.sqlite3",
+        "\0",
+        7,
+    ],
+)
+def test_s7_a_file_value_that_names_no_upload_copies_nothing(page: Served, path: object):
+    named = path.format(data=page.data_dir) if isinstance(path, str) else path
+    value = {"path": named, "meta": {"_type": "gradio.FileData"}}
+    before = sorted((page.data_dir / "gradio").rglob("*"))
+    for name in ("txt2img", "img2img"):
+        answer = page.ask(f"/gradio_api/call/{name}", "POST", body={"data": [value]})
+        assert answer.status == 403
+    assert sorted((page.data_dir / "gradio").rglob("*")) == before
