@@ -6,6 +6,7 @@ On PostgreSQL the server's own tools make the backups.
 from __future__ import annotations
 
 import calendar
+import contextlib
 import os
 import sqlite3
 import time
@@ -31,11 +32,11 @@ def back_up(engine: Engine, folder: Path, label: str, now: float | None = None) 
     stamp = time.strftime(STAMP, time.gmtime(now))
     final = folder / f"easel-{stamp}-{label}.sqlite3"
     unfinished = folder / f"{final.name}.tmp-0"
-    source = engine.raw_connection()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
-        _copy(source.driver_connection, unfinished)
+        with contextlib.closing(engine.raw_connection()) as source:
+            _copy(source.driver_connection, unfinished)
         unfinished.replace(final)
         flush_folder(folder)
         for old in copies(folder, label.partition("-")[0])[:-BACKUPS_KEPT]:
@@ -48,8 +49,6 @@ def back_up(engine: Engine, folder: Path, label: str, now: float | None = None) 
             f"The database could not be backed up to {folder} ({error}); nothing else was changed. "
             "Free some space there or choose another folder with --data-dir."
         ) from error
-    finally:
-        source.close()
     return final
 
 

@@ -33,8 +33,10 @@ PARTS = ("unet", "vae", "text_encoder", "image_encoder")
 
 
 def assemble(corpus: Corpus, config: UnetConfig, folders: Path, target: Path) -> Iterator[Event]:
-    """Write the starter model to `target` from the stages under `folders`.
+    """Write the starter model to `target` from the stages under `folders`, whole or not at all.
 
+    It is put together beside `target` and then takes its place; until then a model that is there
+    stays as it was. Files of that one which no stage makes, such as its card, are taken over.
     Raises `TrainingError` when a stage is not finished.
     """
     sources = {
@@ -48,7 +50,22 @@ def assemble(corpus: Corpus, config: UnetConfig, folders: Path, target: Path) ->
     for name, source in sources.items():
         if not source.exists():
             raise TrainingError(f"The {name} is not trained yet; run its stage first.")
-        shutil.rmtree(target / name, ignore_errors=True)
+    new = target.with_name(f".{target.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        _write(corpus, config, sources, new)
+        _take_over(target, new)
+        _swap(new, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
+    yield StageProgress("starter", 1, 1, 0.0, {"megabytes": size / 1e6})
+    yield StageArtifact("starter", str(target))
+
+
+def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target: Path) -> None:
+    """Write all that the recipe makes into the folder `target`, which is not there yet."""
+    for name, source in sources.items():
         shutil.copytree(source, target / name)
     for name in PARTS:
         _to_half(target / name)
@@ -73,9 +90,28 @@ def assemble(corpus: Corpus, config: UnetConfig, folders: Path, target: Path) ->
     rows = corpus.rows(frozenset(subjects), DRAWN_STYLES)[::6]
     pictures = np.asarray(corpus.pictures[rows])
     write_latent_rgb(target, fit_latent_rgb(encode(vae, pictures), to_tensor(pictures)))
-    size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
-    yield StageProgress("starter", 1, 1, 0.0, {"megabytes": size / 1e6})
-    yield StageArtifact("starter", str(target))
+
+
+def _take_over(old: Path, new: Path) -> None:
+    """Copy what lies at the top of the model that is there and is not made by the recipe."""
+    for path in sorted(old.iterdir()) if old.is_dir() else []:
+        if path.is_file() and not (new / path.name).exists():
+            shutil.copy2(path, new / path.name)
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put `new` in the place of `target`; one of the two is there again if the move fails."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.replace(old)
+    try:
+        new.replace(target)
+    except OSError:
+        if old.exists():
+            old.replace(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _to_half(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
 
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
@@ -117,6 +119,22 @@ def test_the_unet_was_trained_on_the_features_that_the_pipeline_gives_it(recipe,
     assert (trained_on[1] - trained_on[2]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("part", ["text_encoder", "image_encoder"])
+def test_a_part_of_transformers_says_that_it_is_loaded_in_full_precision(recipe, tmp_path, part):
+    kinds = {"text_encoder": CLIPTextModel, "image_encoder": CLIPVisionModelWithProjection}
+
+    def dtypes(folder: Path) -> set[torch.dtype]:
+        loaded = kinds[part].from_pretrained(folder, local_files_only=True)
+        return {parameter.dtype for parameter in loaded.parameters()}
+
+    assert dtypes(recipe.model / part) == {torch.float32}
+    mute = shutil.copytree(recipe.model / part, tmp_path / part)
+    config = json.loads((mute / "config.json").read_text(encoding="utf-8"))
+    assert config.pop("dtype") == "float32"
+    (mute / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert dtypes(mute) == {torch.float16}  # without the word it would be half precision
+
+
 def test_the_weights_are_stored_in_half_precision(recipe):
     files = list(recipe.model.rglob("*.safetensors"))
     assert {f.parent.name for f in files} == {"unet", "vae", "text_encoder", "image_encoder"}
@@ -194,3 +212,28 @@ def test_a_model_is_assembled_again_over_itself(recipe, tmp_path):
         sorted(p.relative_to(f) for p in f.rglob("*")) for f in (recipe.model, tmp_path / "starter")
     ]
     assert names[0] == names[1]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_model_is_replaced_whole_and_keeps_its_card(recipe, tmp_path):
+    target = shutil.copytree(recipe.model, tmp_path / "starter")
+    (target / "MODEL_CARD.md").write_text("What it knows.", encoding="utf-8")
+    (target / "unet" / "left-over.bin").write_bytes(b"of an older recipe")
+    list(starter.assemble(recipe.corpus, UNET, recipe.folders, target))
+    assert contents(target).keys() == contents(recipe.model).keys() | {Path("MODEL_CARD.md")}
+    assert [path.name for path in tmp_path.iterdir()] == ["starter"]
+
+
+def test_an_assembly_that_fails_half_way_leaves_the_model_as_it_was(recipe, tmp_path):
+    folders = tmp_path / "stages"
+    shutil.copytree(recipe.folders, folders, ignore=shutil.ignore_patterns("starter", "corpus"))
+    (folders / "clip" / "image_encoder" / "model.safetensors").write_bytes(b"torn")
+    target = shutil.copytree(recipe.model, tmp_path / "starter")
+    before = contents(target)
+    with pytest.raises(SafetensorError):
+        list(starter.assemble(recipe.corpus, UNET, folders, target))
+    assert contents(target) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stages", "starter"]
