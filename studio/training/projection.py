@@ -1,4 +1,8 @@
-"""From an encoder's features to the few numbers that a reward weighs; fitted without votes."""
+"""From an encoder's features to the few numbers that a reward weighs; fitted without votes.
+
+A rater compares two pictures of one prompt, so what matters is how such pictures differ, not how a
+castle differs from an owl: scale and principal components are those of the differences.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,15 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_MAX_ROWS = 4096  # pictures that decide the components; more change nothing that votes could tell
+_MAX_ROWS = 2048  # pairs that decide the components; more change nothing that votes could tell
+_LEAST_SPREAD = 1e-3  # of the median feature's; what hardly ever differs is not blown up
 _LEAST_VARIANCE = 1e-6  # of the first component's; what is below is rounding
+_ROUNDS, _SPARE = 4, 16  # of the subspace iteration
 
 
 @dataclass(frozen=True)
 class Projection:
-    """z = (phi - centre) @ axes: principal components, partly whitened."""
+    """z = (phi - centre) @ axes."""
 
     centre: Floats  # (D,) mean of the pictures' features
     axes: Floats  # (D, d)
@@ -30,20 +36,43 @@ class Projection:
         return (np.asarray(phi, dtype=np.float64) - self.centre) @ self.axes
 
 
-def fit_projection(phi: NDArray[np.floating], components: int, whitening: float) -> Projection:
-    """Find the principal components of pictures' features (N, D).
+def fit_projection(
+    differences: NDArray[np.floating], centre: NDArray[np.floating], components: int
+) -> Projection:
+    """Find the principal components of differences between pictures (N, D).
 
-    Component i of variance v_i is divided by v_i^(whitening / 2), and all by one number, so that
-    the squared length of a picture's z is 1 on average: 0 leaves the components' spread, as ridge
-    on the features themselves would; 1 lets rare differences count as much as common ones.
+    Each feature is divided by its own spread over the differences, so that none counts for its
+    unit; then the `components` directions of largest spread are kept, with their spread: a ridge on
+    them is a ridge on the scaled features. One number makes the mean squared length of a difference
+    1. `centre` (D,) is subtracted from every picture.
     """
-    rows = np.asarray(phi[:: -(-len(phi) // _MAX_ROWS)], dtype=np.float32)
-    centre = rows.mean(axis=0)
-    centred = rows - centre
-    variance, vectors = np.linalg.eigh(centred.T @ centred / max(len(rows) - 1, 1))
-    kept = variance > _LEAST_VARIANCE * max(variance[-1], 1e-12)
-    kept[: -min(components, len(rows) - 1)] = False
-    variance, vectors = variance[kept][::-1], vectors[:, kept][:, ::-1]
-    axes = vectors * variance ** (-whitening / 2)
-    length = np.sqrt((variance ** (1 - whitening)).sum())
-    return Projection(centre.astype(np.float64), (axes / max(length, 1e-12)).astype(np.float64))
+    rows = np.asarray(differences[:: -(-len(differences) // _MAX_ROWS)], dtype=np.float64)
+    spread = np.sqrt((rows**2).mean(axis=0))
+    alive = spread > 0
+    least = _LEAST_SPREAD * np.median(spread[alive]) if alive.any() else 1.0
+    scale = np.where(alive, 1 / np.maximum(spread, least), 0)
+    scaled = (rows * scale).astype(np.float32)
+    values, directions = _leading_directions(scaled, components)
+    kept = values > _LEAST_VARIANCE * max(values[0], 1e-12)
+    length = np.sqrt(values[kept].sum() / len(rows))
+    axes = scale[:, None] * directions[:, kept] / max(length, 1e-12)
+    return Projection(np.asarray(centre, dtype=np.float64), axes)
+
+
+def _leading_directions(
+    rows: NDArray[np.float32], count: int
+) -> tuple[Floats, NDArray[np.float32]]:
+    """Largest squared singular values (c,) of rows (N, D), and their directions (D, c).
+
+    Subspace iteration (Halko et al. 2011, algorithm 4.4) from a fixed start: a tenth of the time of
+    a full decomposition at 1,632 features.
+    """
+    count = min(count, *rows.shape)
+    width = min(count + _SPARE, *rows.shape)
+    start = np.random.default_rng(0).normal(size=(rows.shape[1], width)).astype(np.float32)
+    basis, _ = np.linalg.qr(start)
+    for _ in range(_ROUNDS):
+        basis, _ = np.linalg.qr(rows.T @ (rows @ basis))
+    values, turn = np.linalg.eigh((rows @ basis).T.astype(np.float64) @ (rows @ basis))
+    order = np.argsort(-values)[:count]
+    return np.maximum(values[order], 0), basis @ turn[:, order].astype(np.float32)

@@ -44,8 +44,7 @@ _FORMAT = "easel-reward-1"
 class RewardConfig:
     """How the reward is fitted; `tests/benchmarks/reward.py` measures these choices."""
 
-    components: int = 64  # principal components of the features that are kept
-    whitening: float = 0.5  # 0 leaves the components' spread, 1 makes all of unit variance
+    components: int = 128  # principal components of the features' differences that are kept
     prior_stds: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # logits; one is picked
     folds: int = 5  # of the cross-validation; each prompt is in one of them
     seed: int = 0  # of the prompts' distribution over the folds
@@ -162,14 +161,16 @@ def fit_reward(
 
 
 def untrained_reward(
-    phi: NDArray[np.floating], config: RewardConfig | None = None, *, prior_std: float = 2.0
+    phi: NDArray[np.floating], config: RewardConfig | None = None, *, prior_std: float = 1.0
 ) -> Reward:
     """The prior alone, before any vote: every score is 0, and as unsure as the prior is wide.
 
     `phi` (N, D) are features of the pictures that may be shown. Selection starts from it.
     """
     config = config or RewardConfig()
-    projection = fit_projection(phi, config.components, config.whitening)
+    phi = np.asarray(phi)
+    centre = phi.mean(axis=0)
+    projection = fit_projection(phi - centre, centre, config.components)
     return Reward(
         projection=projection,
         weights=np.zeros(projection.width),
@@ -181,8 +182,9 @@ def untrained_reward(
 
 def voted_projection(comparisons: Comparisons, config: RewardConfig) -> Projection:
     """The projection that the voted pictures' features ask for; votes do not enter."""
-    phi = np.concatenate([comparisons.phi_left, comparisons.phi_right])
-    return fit_projection(phi, config.components, config.whitening)
+    left, right = comparisons.phi_left, comparisons.phi_right
+    centre = (left.mean(axis=0) + right.mean(axis=0)) / 2
+    return fit_projection(left - right, centre, config.components)
 
 
 def difference_features(comparisons: Comparisons, projection: Projection) -> Floats:

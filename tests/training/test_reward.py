@@ -224,22 +224,30 @@ def test_a_refit_begins_anew_when_the_votes_have_grown_or_the_encoder_has_change
     assert fit_reward(other, start=first).fitted_votes == 310
 
 
-def test_the_projection_is_scikit_learns_idea_of_principal_components():
+def test_the_projections_axes_span_the_leading_singular_vectors():
     chance = np.random.default_rng(0)
-    phi = chance.normal(size=(500, 30)) @ chance.normal(size=(30, 30))
-    found = fit_projection(phi, 8, whitening=1.0)
-    z = found(phi)
-    np.testing.assert_allclose(np.cov(z.T), np.eye(8) / 8, atol=1e-3)
-    _, _, rows = np.linalg.svd(phi - phi.mean(axis=0), full_matrices=False)  # the oracle
-    span, _ = np.linalg.qr(found.axes)
+    differences = chance.normal(size=(500, 30)) @ chance.normal(size=(30, 30))
+    found = fit_projection(differences, np.zeros(30), 8)
+    spread = np.sqrt((differences**2).mean(axis=0))
+    _, values, rows = np.linalg.svd(differences / spread, full_matrices=False)  # the oracle
+    span, _ = np.linalg.qr(found.axes * spread[:, None])
     np.testing.assert_allclose(np.linalg.norm(rows[:8] @ span, axis=1), np.ones(8), atol=1e-3)
+    z = differences @ found.axes
+    assert np.mean((z**2).sum(axis=1)) == pytest.approx(1, rel=1e-3)
+    np.testing.assert_allclose((z**2).sum(axis=0), values[:8] ** 2 * 500 / (values[:8] ** 2).sum(),
+                               rtol=1e-3)  # fmt: skip
 
 
-def test_without_whitening_the_projection_keeps_the_shape_of_the_cloud():
+def test_the_unit_of_a_feature_does_not_matter_and_a_constant_one_is_ignored():
     chance = np.random.default_rng(0)
-    phi = chance.normal(size=(500, 6)) * (9, 3, 1, 0.5, 0.2, 0.1)
-    stds = fit_projection(phi, 6, whitening=0.0)(phi).std(axis=0)
-    np.testing.assert_allclose(stds / stds[0], phi.std(axis=0) / phi[:, 0].std(), rtol=0.05)
+    differences = np.column_stack([chance.normal(size=(300, 10)), np.zeros(300)])
+    units = np.array([1e-3, 1e3, 7, 1, 1, 1, 1, 1, 1, 1, 1])
+    one = fit_projection(differences, np.zeros(11), 5)
+    other = fit_projection(differences * units, np.zeros(11), 5)
+    np.testing.assert_allclose(
+        np.abs(one(differences)), np.abs(other(differences * units)), atol=1e-4
+    )
+    assert not one.axes[10].any()
 
 
 @given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 3))
