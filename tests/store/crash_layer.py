@@ -1,6 +1,6 @@
 """Run one operation of the store again and again, failing at its first, second, third ... call.
 
-    python crash_layer.py save|purge exit|torn|full TEMPLATE FOLDER
+    python crash_layer.py save|purge|source|draft exit|torn|full TEMPLATE FOLDER
 
 Each round works on its own copy of the data folder TEMPLATE, in FOLDER/{n}, in a forked process
 whose n-th call of open, write, fsync, replace, unlink or commit ends it ('exit': before the call;
@@ -11,6 +11,7 @@ operation passes. Prints one JSON object a round: n, the call, and how it ended.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -24,7 +25,9 @@ from studio.core.errors import EaselError
 from studio.core.request import GenerationRequest
 from studio.core.settings import Settings
 from studio.store.database import open_database
+from studio.store.drafts import DraftStore
 from studio.store.pictures import PictureStore
+from studio.store.sources import SourceStore
 
 CALLS = ("open", "write", "fsync", "replace", "unlink")
 NEEDS_SPACE = frozenset(("open", "write", "fsync"))
@@ -58,11 +61,17 @@ class FaultLayer:
                 os._exit(KILLED)
 
 
-def operation(name: str, store: PictureStore) -> None:
+def operation(name: str, store: PictureStore, folder: Path) -> None:
     if name == "save":
         request = GenerationRequest(prompt='a "late", 猫: apple', seed=5, count=4)
         image = Image.linear_gradient("L").convert("RGB").resize((128, 96))
         store.save(image, request, job_id="second", index=2, seconds=1.5)
+    elif name == "source":
+        SourceStore(folder).add(Image.linear_gradient("L").convert("RGB"))
+    elif name == "draft":
+        stream = io.BytesIO()
+        Image.new("L", (64, 64), 200).save(stream, "PNG")
+        DraftStore(folder).save("mask", stream.getvalue())
     else:
         store.purge(older_than=0)
 
@@ -75,7 +84,7 @@ def one_round(name: str, mode: str, folder: Path, fail_at: int) -> None:
     event.listen(database.engine, "commit", lambda _connection: layer.met("commit", None))
     said = ""
     try:
-        operation(name, store)
+        operation(name, store, folder)
     except EaselError as error:
         said = f"{type(error).__name__}: {error}"
     layer.left = 10**9

@@ -14,10 +14,14 @@ from PIL import Image
 from studio.core.request import GenerationRequest
 from studio.core.settings import REPOSITORY, Settings
 from studio.store.database import open_database
+from studio.store.drafts import DraftStore
 from studio.store.pictures import PictureStore
 from studio.store.reconcile import Reconciliation
+from studio.store.sources import SourceStore, pixel_hash
+from tests.store.test_files import encoded
 
 LAYER = Path(__file__).with_name("crash_layer.py")
+LAST_DRAFT = encoded(Image.new("L", (32, 32), 90), "PNG")
 WANTED = GenerationRequest(prompt='a "late", 猫: apple', seed=5, count=4)
 
 
@@ -50,6 +54,7 @@ def template(tmp_path: Path) -> Path:
             seconds=1,
         )
     store.delete(2)
+    DraftStore(folder).save("mask", LAST_DRAFT)
     database.close()
     (tmp_path / "r").mkdir()
     return folder
@@ -126,3 +131,36 @@ def test_a_kill_while_the_bin_is_emptied_brings_nothing_back(template: Path, tmp
         assert [p.request.prompt for p in after.bin] in ([], ["thrown away"])
         assert after.is_clean
     assert len(outcomes) > 3 and not after.bin
+
+
+@pytest.mark.parametrize("mode", ["exit", "torn", "full"])
+def test_a_source_that_is_cut_short_is_not_there_or_whole(
+    mode: str, template: Path, tmp_path: Path
+):
+    wanted = Image.linear_gradient("L").convert("RGB")
+    outcomes = rounds(tmp_path, "source", mode)
+    for outcome in outcomes:
+        folder = tmp_path / "r" / str(outcome["n"])
+        files = sorted((folder / "sources").rglob("*.png"))
+        assert [path.stem for path in files] in ([], [pixel_hash(wanted)])
+        if files:
+            assert SourceStore(folder).image(files[0].stem).tobytes() == wanted.tobytes()
+        assert files or outcome["code"] != 0 or outcome["said"].startswith("DiskFullError")
+        assert Recovered(folder).is_clean
+        assert SourceStore(folder).add(wanted) == pixel_hash(wanted)  # and it can be added again
+    assert len(outcomes) > 4
+
+
+@pytest.mark.parametrize("mode", ["exit", "torn", "full"])
+def test_a_draft_that_is_cut_short_is_the_last_one_or_the_new_one(
+    mode: str, template: Path, tmp_path: Path
+):
+    outcomes = rounds(tmp_path, "draft", mode)
+    kept = []
+    for outcome in outcomes:
+        folder = tmp_path / "r" / str(outcome["n"])
+        kept.append(DraftStore(folder).load("mask"))
+        assert (kept[-1] == LAST_DRAFT) or encoded(Image.new("L", (64, 64), 200), "PNG") == kept[-1]
+        assert kept[-1] != LAST_DRAFT or outcome["code"] != 0 or outcome["said"]
+        assert Recovered(folder).is_clean
+    assert {content == LAST_DRAFT for content in kept} == {True, False}

@@ -9,12 +9,14 @@ from pathlib import Path
 from PIL import Image
 from sqlalchemy import delete
 
+from studio.core.picture import Picture
 from studio.core.request import GenerationRequest
 from studio.core.settings import Settings
 from studio.store.database import Database
 from studio.store.pictures import PictureStore
 from studio.store.reconcile import Reconciliation
 from studio.store.tables import PICTURES, PROMPT_WORDS
+from studio.store.used_sources import used_sources
 
 REQUEST = GenerationRequest(prompt='猫, "apple": one\ntwo', seed=3, count=2)
 
@@ -117,3 +119,59 @@ def test_reconciling_beside_drawing_lists_every_picture_once(store: PictureStore
     thread.join()
     assert set(found) == {Reconciliation()}
     assert [p.index for p in store.page()] == list(range(14, -1, -1))
+
+
+# Edits -----------------------------------------------------------------------------------------
+
+EDIT = GenerationRequest(
+    prompt="pear",
+    width=100,
+    height=75,
+    source="0a" * 32,
+    mask="0b" * 32,
+    strength=0.4,
+    extend=(0, 0, 8, 0),
+    mask_blur=2.5,
+)
+
+
+def save_edit(store: PictureStore, parent_id: int, index: int = 0, job: str = "edit") -> Picture:
+    image = Image.new("RGBA", (108, 75), (index, 7, 7, 100))
+    return store.save(image, EDIT, job_id=job, index=index, seconds=2, parent_id=parent_id)
+
+
+def test_an_orphaned_edit_is_adopted_with_its_request_and_its_parent(
+    database: Database, store: PictureStore
+):
+    parent = save(store)
+    edit = save_edit(store, parent.id)
+    with database.writer.begin() as connection:
+        connection.execute(delete(PICTURES).where(PICTURES.c.id == edit.id))
+        connection.execute(delete(PROMPT_WORDS).where(PROMPT_WORDS.c.rowid == edit.id))
+    assert store.reconcile() == Reconciliation(adopted=1)
+    (adopted,) = store.children(parent.id)
+    assert vars(adopted) | {"id": 0} == vars(edit) | {"id": 0}
+    assert used_sources(database.engine) == {EDIT.source, EDIT.mask}
+
+
+def test_parents_are_found_by_their_content_when_the_database_was_lost(
+    database: Database, store: PictureStore
+):
+    for index in range(3):  # so that no number is what it was
+        save(store, index)
+    first = save(store, 4)
+    second = save_edit(store, first.id, 0, "b")
+    third = save_edit(store, second.id, 1, "a")  # comes before its parent in the folder
+    gone = save_edit(store, third.id, 2, "c")
+    orphan = save_edit(store, gone.id, 3, "d")
+    store.file(gone).unlink()
+    forget_rows(database)
+    with database.writer.begin() as connection:
+        connection.exec_driver_sql("UPDATE sqlite_sequence SET seq = 500 WHERE name = 'pictures'")
+    assert store.reconcile().adopted == 7
+    by_content = {picture.sha256: picture for picture in store.page()}
+    parents = {p.sha256: by_content.get(p.sha256) for p in (first, second, third, orphan)}
+    assert parents[second.sha256].parent_id == parents[first.sha256].id > 500
+    assert parents[third.sha256].parent_id == parents[second.sha256].id
+    assert parents[orphan.sha256].parent_id is None
+    assert store.reconcile() == Reconciliation()
