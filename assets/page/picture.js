@@ -4,6 +4,7 @@ import { button, copy, full, h, icon, sorry, tell, toast } from "./dom.js";
 import { command } from "./bridge.js";
 import { markForComparing } from "./compare.js";
 import { TASKS } from "./tasks.js";
+import { best, score } from "./taste.js";
 
 const listeners = [];
 
@@ -87,6 +88,7 @@ export function toolbar(picture, openLarger = null) {
       [TASKS.img2img, () => sendTo(picture, "img2img")],
       [TASKS.inpaint, () => sendTo(picture, "inpaint")],
       ["Compare", () => compareWith(picture)]]),
+    menu("Your taste", "check", "Taste", [["The best of its batch", () => best(picture)], ["What does it score?", () => score(picture)]]),
     button("Four variations with new seeds (V)", "vary", () => vary(picture), { text: "Variations" }),
     button("Put its settings into the form (R)", "reuse", () => reuse(picture), { text: "Re-use settings" }),
     button("Copy its seed (C)", "seed", () => copySeed(picture), { text: String(picture.seed) }),

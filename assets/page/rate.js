@@ -86,7 +86,7 @@ function tools(campaign) {
     } catch (error) { sorry(error); }
   };
   const link = (name, words) => h("a", { class: "easel-icon", href: `/easel/rate/owner/${name}`, target: "_blank", rel: "noopener" }, words);
-  return h("footer", {},
+  return h("div", { class: "easel-campaign-tools" },
     campaign.state === "running" ? button("Pause: nobody is asked meanwhile", null, act("pause"), { text: "Pause" }) : null,
     campaign.state === "paused" ? button("Resume", null, act("resume"), { text: "Resume" }) : null,
     campaign.state === "archived" ? button("Take out of the archive", null, act("resume"), { text: "Take out" })

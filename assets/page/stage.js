@@ -5,6 +5,7 @@ import { command } from "./bridge.js";
 import { onState, lookNow, studio } from "./state.js";
 import { beforeAfter, family } from "./compare.js";
 import { onPictureChange, toolbar } from "./picture.js";
+import { keepBest } from "./taste.js";
 import { openViewer } from "./viewer.js";
 
 const HISTORY = 48;
@@ -25,6 +26,7 @@ export function mountStage(root) {
     tools: h("div", { class: "easel-tools" }),
     strip: h("div", { class: "easel-strip", role: "listbox", "aria-label": "Pictures of this batch" }),
     sheets: h("p", { class: "easel-sheets", hidden: true }),
+    best: h("p", { class: "easel-sheets", hidden: true }),
     heading: h("div", { class: "easel-heading" }, h("h3", {}, "History"),
       h("button", { type: "button", class: "easel-link", "data-act": "gallery" }, "All pictures")),
     history: h("div", { class: "easel-history", role: "listbox", "aria-label": "History" }),
@@ -166,6 +168,7 @@ function renderStrip(now) {
   const wanted = now ? Math.max(now.count, now.pictures.length) : 0;
   parts.strip.hidden = wanted < 2;
   renderSheets(now);
+  renderBest(now, wanted);
   if (wanted < 2) return;
   const mark = JSON.stringify([now.id, now.state, now.pictures.map((p) => [p.id, p.starred]), onView()?.id]);
   replaceTiles(parts.strip, () => [
@@ -184,6 +187,16 @@ function renderSheets(now) {
   const name = now?.label ? now.label.replace(/, panel \d+ of \d+$/, "") : "This batch";
   const link = (kind) => h("a", { class: "easel-link", download: "", href: `/easel/contact-sheet.${kind}?ids=${ids}` }, kind.toUpperCase());
   parts.sheets.replaceChildren(`${name}, ${pictures.length} pictures · contact sheet `, link("png"), " ", link("pdf"));
+}
+
+// Draw many, keep the best by the learned taste; only one job's pictures compete.
+function renderBest(now, wanted) {
+  const alone = now && !now.label && wanted > 1;
+  parts.best.hidden = !alone;
+  const mark = alone ? `${now.id} ${wanted}` : "";
+  if (parts.best.dataset.mark === mark) return;
+  parts.best.dataset.mark = mark;
+  parts.best.replaceChildren(alone ? keepBest(now, wanted) : "");
 }
 
 async function loadHistory() {

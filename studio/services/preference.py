@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from studio.core.settings import Settings
 from studio.services.adapter_shelf import AdapterShelf
 from studio.services.campaigns import Campaigns
+from studio.services.favourites import Favourites
 from studio.services.models import ModelShelf
+from studio.services.opinions import Opinions
 from studio.services.rating import Rating
 from studio.services.standing import Standing
 from studio.services.taste import Taste
@@ -33,6 +35,8 @@ class Preference:
     taste: Taste
     standing: Standing
     transfer: VoteTransfer
+    opinions: Opinions
+    favourites: Favourites
 
 
 def open_preference(
@@ -60,4 +64,6 @@ def open_preference(
         taste=taste,
         standing=Standing(votes, campaigns, rating, rated, taste),
         transfer=VoteTransfer(votes, raters, rated, settings.data_dir),
+        opinions=Opinions(votes),
+        favourites=Favourites(pictures, votes, taste, worker),
     )

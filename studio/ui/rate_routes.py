@@ -22,6 +22,7 @@ from studio.services.rating import Answer, BlindPair
 from studio.services.studio import Studio
 from studio.ui.logins import login_of
 from studio.ui.rate import rater_page
+from studio.ui.taste_routes import taste_routes
 
 FRESH = {"Cache-Control": "no-store"}.items()
 SEEN_ONCE = (("Cache-Control", "private, max-age=600"),)  # fetched ahead, shown, forgotten
@@ -76,16 +77,11 @@ class CampaignBody(BaseModel):
     gallery: Literal["", "starred", "all"] = ""
 
 
-class BatchBody(BaseModel):
-    """The best picture of a batch."""
-
-    rater: Name = ""
-
-
 def add_rate_routes(app: FastAPI, studio: Studio) -> None:
     """Add the Rate tab's addresses to the app."""
     app.include_router(rating_routes(studio), prefix="/easel/rate")
     app.include_router(owner_routes(studio), prefix="/easel/rate/owner")
+    app.include_router(taste_routes(studio), prefix="/easel/rate/owner")
 
 
 def rating_routes(studio: Studio) -> APIRouter:

@@ -133,15 +133,19 @@ def picture_routes(studio: Studio) -> APIRouter:
 
 def judging_routes(studio: Studio) -> APIRouter:
     """Return the routes that star, rate, bin and restore a picture."""
-    router, gallery = APIRouter(), studio.gallery
+    router, gallery, opinions = APIRouter(), studio.gallery, studio.preference.opinions
 
     @router.post("/pictures/{picture_id}/star")
     def star(picture_id: int, body: Star) -> dict[str, Any]:
-        return picture_json(gallery.star(picture_id, body.starred))
+        picture = gallery.star(picture_id, body.starred)
+        opinions.starred(picture)
+        return picture_json(picture)
 
     @router.post("/pictures/{picture_id}/rate")
     def rate(picture_id: int, body: Rating) -> dict[str, Any]:
-        return picture_json(gallery.rate(picture_id, body.rating))
+        picture = gallery.rate(picture_id, body.rating)
+        opinions.rated(picture)
+        return picture_json(picture)
 
     @router.post("/pictures/{picture_id}/delete")
     def delete(picture_id: int) -> dict[str, Any]:
