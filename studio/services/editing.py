@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from studio.core.errors import InvalidRequestError, NotFoundError, StorageError
 from studio.core.request import GenerationRequest
+from studio.store.database import Database
+from studio.store.drafts import DraftStore
 from studio.store.sources import SourceStore
+from studio.store.used_sources import used_sources
 
 if TYPE_CHECKING:
     from studio.diffusion.edit import EditInputs
@@ -47,6 +50,11 @@ def with_size(
         if not ((values.get("mask") or grows) and values.get("inpaint_area") == "only masked"):
             native = _size_of(sources, "source", source)
     return {"width": native[0], "height": native[1]} | values
+
+
+def sweep_unused(sources: SourceStore, drafts: DraftStore, database: Database) -> int:
+    """Remove the uploads that no job, picture, form or draft ever named; returns how many."""
+    return sources.sweep(used_sources(database.engine) | drafts.named_sources())
 
 
 def edit_inputs(

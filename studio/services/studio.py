@@ -8,6 +8,7 @@ from functools import partial
 from studio.core.settings import PRESETS, Settings
 from studio.services.adapter_shelf import AdapterShelf
 from studio.services.comparison import Comparison
+from studio.services.editing import sweep_unused
 from studio.services.gallery import Gallery
 from studio.services.generation import Generation
 from studio.services.lineage import Lineage
@@ -27,7 +28,6 @@ from studio.store.jobs import JobStore
 from studio.store.pictures import PictureStore
 from studio.store.reconcile import Reconciliation
 from studio.store.sources import SourceStore
-from studio.store.used_sources import used_sources
 
 WARM_UP = "warm-up"  # id of the job that loads the first model
 
@@ -83,11 +83,6 @@ class Studio:
         self.upkeep.start()
         self.preference.campaigns.resume_drawing()
 
-    def sweep_sources(self) -> int:
-        """Remove uploads that no job, picture, form or draft ever named; returns how many."""
-        named = used_sources(self.database.engine) | self.drafts.named_sources()
-        return self.sources.sweep(named)
-
     def close(self) -> None:
         """Interrupt what runs after its current step, keep what waits, and close the database."""
         self.upkeep.stop()
@@ -112,7 +107,7 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
     device = SharedDevice(settings.data_dir)
     worker = GpuWorker(device.hold if owner else unshared)
     gallery, sources = Gallery(pictures), SourceStore(settings.data_dir)
-    adapters = AdapterShelf(settings)
+    drafts, adapters = DraftStore(settings.data_dir), AdapterShelf(settings)
     generation = Generation(worker, shelf, jobs, pictures, sources, settings, adapters)
     if owner:
         generation.recover()
@@ -123,7 +118,7 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
         generation=generation,
         gallery=gallery,
         sources=sources,
-        drafts=DraftStore(settings.data_dir),
+        drafts=drafts,
         lineage=Lineage(pictures),
         comparison=Comparison(),
         sending=Sending(gallery, sources, shelf),
@@ -133,6 +128,11 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
         reconciliation=reconciliation,
         worker=worker,
         databases=databases,
-        upkeep=Upkeep(pictures, database, settings.backups_dir),
+        upkeep=Upkeep(
+            pictures,
+            database,
+            settings.backups_dir,
+            chores=(partial(sweep_unused, sources, drafts, database),),
+        ),
         preference=open_preference(settings, databases.shared, pictures, shelf, worker),
     )

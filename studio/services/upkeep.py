@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
@@ -29,12 +29,17 @@ class Upkeep:
         database: Database,
         backups: Path,
         clock: Callable[[], float] = time.time,
+        chores: Sequence[Callable[[], object]] = (),
     ) -> None:
-        """Copy the database to the folder `backups`; `clock` gives seconds since 1970."""
+        """Copy the database to the folder `backups`; `clock` gives seconds since 1970.
+
+        `chores` are done besides, each time.
+        """
         self._pictures = pictures
         self._database = database
         self._backups = backups
         self._clock = clock
+        self._chores = chores
         self._ending = Event()
         self._thread = Thread(target=self._run, name="upkeep", daemon=True)
         self._problems: tuple[str, ...] = ()
@@ -58,7 +63,7 @@ class Upkeep:
     def look(self) -> None:
         """Do what is due now. Whatever fails is a sentence in `problems`, and tried again later."""
         problems = []
-        for work in (self._copy_database, self._empty_bin):
+        for work in (self._copy_database, self._empty_bin, *self._chores):
             try:
                 work()
             except EaselError as error:

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from studio.core.errors import NotFoundError, StorageError
-from studio.core.request import SAMPLERS, AdapterUse, GenerationRequest
+from studio.core.request import RESIZE_MODES, SAMPLERS, AdapterUse, GenerationRequest
 from studio.store.infotext import write_infotext
 from studio.store.metadata import (
     MAX_CHUNK_CHARACTERS,
@@ -54,6 +54,14 @@ REQUESTS = st.builds(
     source=st.just("ef" * 32),
     mask=st.sampled_from(["", "01" * 32]),
     strength=st.floats(0, 1),
+    resize_mode=st.sampled_from(RESIZE_MODES),
+    extend=st.tuples(*[st.integers(0, 4096)] * 4),
+    mask_invert=st.booleans(),
+    mask_blur=st.floats(0, 64),
+    loopback=st.integers(1, 16),
+    variation_strength=st.floats(0, 1),
+    hires_scale=st.floats(1, 4),
+    hires_upscaler=TEXT,
 )
 RECORDS = st.builds(
     PictureRecord,
@@ -65,6 +73,7 @@ RECORDS = st.builds(
     parent_id=st.none() | st.integers(1, 2**40),
     set_id=st.from_regex(r"[a-z0-9-]{0,20}", fullmatch=True),
     panel=st.integers(0, 500),
+    parent=st.sampled_from(["", "5e" * 32]),
 )
 RECORD = PictureRecord(
     GenerationRequest(prompt='猫, "red": apple', seed=9, model_hash="ab" * 32), 1, "j0b", 2.5, 1.7e9
