@@ -240,7 +240,8 @@ VOTES = Table(
     CheckConstraint("held_out IN (0, 1)", name="votes_held_out_is_boolean"),
     Index("votes_by_campaign", "campaign", "number"),
     Index("votes_by_campaign_and_rater", "campaign", "rater", "number"),
-    Index("votes_by_rater", "rater", "session_id", "number"),
+    Index("votes_by_rater", "rater", "number"),
+    Index("votes_by_session", "rater", "session_id", "number"),
     Index(
         "votes_once_a_pair",
         "pair_id",

@@ -183,7 +183,8 @@ def _make_votes() -> None:
     )
     op.create_index("votes_by_campaign", "votes", ["campaign", "number"])
     op.create_index("votes_by_campaign_and_rater", "votes", ["campaign", "rater", "number"])
-    op.create_index("votes_by_rater", "votes", ["rater", "session_id", "number"])
+    op.create_index("votes_by_rater", "votes", ["rater", "number"])
+    op.create_index("votes_by_session", "votes", ["rater", "session_id", "number"])
     op.create_index(
         "votes_once_a_pair",
         "votes",
