@@ -11,9 +11,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from studio.training.davidson import bradley_terry_loss, fit_posterior
+from studio.training.davidson import (
+    Posterior,
+    bradley_terry_loss,
+    curvature,
+    fit_posterior,
+    slope,
+)
 
 Floats = NDArray[np.float64]
+
+_CHORD_STEPS = 8
+_SETTLED = 1e-3  # nats by which the training votes could still be fitted better
 
 
 def prompt_folds(prompt_group: NDArray[np.int64], folds: int, seed: int = 0) -> NDArray[np.int64]:
@@ -49,7 +58,7 @@ def choose_prior(
     """Return the prior's width that predicts held-out votes best, by log-likelihood.
 
     z (N, d), answers, weights and folds (N,). Widths are tried from narrow to wide, each started
-    from the one before; the search ends when two widths in a row have made it worse. With a single
+    from the one before; the search ends at the first that makes it worse. With a single
     fold nothing can be held out and the middle one is taken.
     """
     widths = sorted(prior_stds)
@@ -61,11 +70,35 @@ def choose_prior(
         whole = fit_posterior(z, choice, weight, width, theta)
         theta, loss = whole.theta, 0.0
         for train, held in splits(fold):
-            found = fit_posterior(z[train], choice[train], weight[train], width, theta)
-            loss += weight[held] @ bradley_terry_loss(
-                z[held] @ found.weights, choice[held], found.nu
-            )
+            found = _without(whole, (z, choice, weight), train, width)
+            nu = float(np.exp(found[-1]))
+            loss += weight[held] @ bradley_terry_loss(z[held] @ found[:-1], choice[held], nu)
         losses.append(loss)
-        if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+        if len(losses) > 1 and losses[-1] > losses[-2]:
             break
     return widths[int(np.argmin(losses))]
+
+
+def _without(
+    whole: Posterior, votes: tuple[Floats, Floats, Floats], train: NDArray[np.bool_], width: float
+) -> Floats:
+    """The optimum theta (d + 1,) of the training votes, from that of all.
+
+    Newton's method with one Hessian, that of all votes less that of the held-out ones: the step to
+    an optimum so near needs no new one, and gradients cost a hundredth of a Hessian. Where it does
+    not settle, the full method takes over.
+    """
+    z, choice, weight = votes
+    held = ~train
+    _, p = slope(whole.theta, z[held], choice[held], weight[held], width)
+    inverse = np.linalg.inv(whole.hessian - curvature(z[held], p, weight[held]))
+    kept = z[train], choice[train], weight[train]
+    theta = whole.theta
+    for _ in range(_CHORD_STEPS):
+        gradient, _ = slope(theta, *kept, width)
+        gradient[-1] *= bool((choice == 0.5).any())  # nu stays where no tie was seen
+        step = inverse @ gradient
+        theta = theta - step
+        if gradient @ step < _SETTLED:
+            return theta
+    return fit_posterior(*kept, width, whole.theta).theta

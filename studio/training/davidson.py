@@ -85,28 +85,39 @@ def penalised_loss(
     return float(loss + prior / 2)
 
 
-def _derivatives(
+def slope(
     theta: Floats, z: Floats, choice: Floats, weight: Floats, prior_std: float
 ) -> tuple[Floats, Floats]:
-    """Gradient (d + 1,) and Hessian (d + 1, d + 1) of `penalised_loss`.
+    """Gradient (d + 1,) of `penalised_loss`, and each vote's probabilities (N, 3).
 
-    The sufficient statistics are s (1/2, 0, -1/2 for left, tie, right) and t (1 for a tie);
-    their mean, less what was seen, is the gradient, and their covariance the Hessian.
+    The sufficient statistics are s (1/2, 0, -1/2 for left, tie, right) and t (1 for a tie); their
+    mean under the model, less what was seen, is the gradient of the likelihood.
     """
     p = np.exp(davidson_log_probabilities(z @ theta[:-1], float(np.exp(theta[-1]))))
     mean_s = (p[:, 0] - p[:, 2]) / 2
+    gradient = np.append(
+        z.T @ (weight * (mean_s - (choice - 0.5))), weight @ (p[:, 1] - (choice == 0.5))
+    )
+    mean, _ = LOG_NU_PRIOR
+    centre = np.append(np.zeros(len(theta) - 1), mean)
+    return gradient + prior_precision(len(theta), prior_std) * (theta - centre), p
+
+
+def curvature(z: Floats, p: Floats, weight: Floats) -> Floats:
+    """Hessian (d + 1, d + 1) of the likelihood alone: the covariance of s and t under the model."""
+    mean_s, tie = (p[:, 0] - p[:, 2]) / 2, p[:, 1]
     var_s = (p[:, 0] + p[:, 2]) / 4 - mean_s**2
-    tie = p[:, 1]
-    slope = weight * (mean_s - (choice - 0.5))
-    gradient = np.append(z.T @ slope, weight @ (tie - (choice == 0.5)))
-    hessian = np.empty((len(theta), len(theta)))
+    hessian = np.empty((z.shape[1] + 1, z.shape[1] + 1))
     hessian[:-1, :-1] = (z * (weight * var_s)[:, None]).T @ z
     hessian[:-1, -1] = hessian[-1, :-1] = -z.T @ (weight * mean_s * tie)
     hessian[-1, -1] = weight @ (tie * (1 - tie))
-    mean, std = LOG_NU_PRIOR
-    precision = np.append(np.full(len(theta) - 1, prior_std**-2), std**-2)
-    gradient += precision * (theta - np.append(np.zeros(len(theta) - 1), mean))
-    return gradient, hessian + np.diag(precision)
+    return hessian
+
+
+def prior_precision(size: int, prior_std: float) -> Floats:
+    """One over the prior's variance for each entry of theta (size,)."""
+    _, std = LOG_NU_PRIOR
+    return np.append(np.full(size - 1, prior_std**-2), std**-2)
 
 
 def fit_posterior(
@@ -128,7 +139,8 @@ def fit_posterior(
         theta[-1] = NO_TIES
     loss = penalised_loss(theta, z, choice, weight, prior_std)
     for _ in range(_MAX_STEPS):
-        gradient, hessian = _derivatives(theta, z, choice, weight, prior_std)
+        gradient, p = slope(theta, z, choice, weight, prior_std)
+        hessian = curvature(z, p, weight) + np.diag(prior_precision(len(theta), prior_std))
         if not ties_seen:
             gradient[-1] = 0.0  # nu stays
         step = np.linalg.solve(hessian, gradient)
