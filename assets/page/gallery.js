@@ -26,7 +26,7 @@ export function mountGallery(root) {
   const sets = h("select", { id: "easel-sets", "aria-label": "Set of panels", hidden: true, onchange: () => { filter.set = sets.value; selected.clear(); reload(); } });
   parts = {
     sets,
-    bar: h("div", { class: "easel-gallery-bar" }, search, sets, toggle("starred", "★ Starred"), toggle("deleted", "Bin"), h("span", { class: "easel-gap" }), h("span", { id: "easel-count", class: "easel-quiet" })),
+    bar: h("div", { class: "easel-gallery-bar" }, search, sets, toggle("starred", "★ Starred"), toggle("taste", "By your taste"), toggle("deleted", "Bin"), h("span", { class: "easel-gap" }), h("span", { id: "easel-count", class: "easel-quiet" })),
     choice: h("div", { class: "easel-choice", hidden: true }),
     grid: h("div", { class: "easel-grid", role: "listbox", "aria-multiselectable": "true", "aria-label": "Pictures" }),
     end: h("div", { class: "easel-end" }),
@@ -37,7 +37,7 @@ export function mountGallery(root) {
     if (state.newest === newest) return;
     newest = state.newest;
     offerSets();
-    if (pictures.length && !filter.deleted) freshen(); else reload();
+    if (pictures.length && !filter.deleted && !filter.taste) freshen(); else reload();
   });
   onPictureChange(replace);
 }
@@ -79,7 +79,7 @@ async function loadMore(fresh = false) {
   const mine = turn;
   asking = true;
   try {
-    const page = await ask(`/easel/pictures?${query(pictures.at(-1)?.id)}`);
+    const page = await ask(filter.taste && !filter.deleted ? `/easel/rate/owner/by-taste?${query()}&offset=${pictures.length}` : `/easel/pictures?${query(pictures.at(-1)?.id)}`);
     if (mine !== turn) return;
     pictures.push(...page.pictures);
     more = page.more;
