@@ -13,7 +13,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from studio.services.comparison import WORDS
 from studio.store.sources import pixel_hash
+from studio.ui.labels import LABELS
 from tests.store.test_files import encoded, png_claiming
 from tests.ui.served import Served
 
@@ -193,3 +195,9 @@ def test_two_pictures_are_compared_in_words(client: Client, page: Served):
     told = page.ask(f"/easel/compare?a={ids[0]}&b={ids[1]}").json()
     assert told["differences"] == [{"label": "Seed", "values": ["7", "8"]}]
     assert json.dumps(told).count("/tmp") == 0  # no path goes out
+
+
+def test_comparing_uses_the_words_that_stand_beside_the_controls():
+    beside = {name: LABELS[name].name for name in WORDS if name in LABELS}
+    assert {name: WORDS[name] for name in beside} == beside
+    assert len(beside) > 15
