@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from studio.core.errors import VoteRefusedError
@@ -21,7 +22,7 @@ DECISIVE = frozenset(("left", "right"))
 MAX_NAME_CHARACTERS = 200  # of raters, campaigns, sessions and identifiers
 MAX_TEXT_CHARACTERS = 20_000  # of prompts
 MAX_RESPONSE_MS = 24 * 3600 * 1000
-_MIRRORED = {"left": "right", "right": "left"}
+_MIRRORED = MappingProxyType({"left": "right", "right": "left"})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import MappingProxyType
 
 from sqlalchemy import case, distinct, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -14,15 +15,17 @@ from studio.store.tables import TALLIES
 COUNTS = tuple(
     column.name for column in TALLIES.columns if column.name not in ("campaign", "rater")
 )
-_OF_CHOICE = {
-    "left": ("votes", "left"),
-    "right": ("votes", "right"),
-    "tie": ("votes", "ties"),
-    "both_bad": ("votes", "both_bad"),
-    "skip": ("skips",),
-    "star": ("on_one_picture",),
-    "rating": ("on_one_picture",),
-}
+_OF_CHOICE = MappingProxyType(
+    {
+        "left": ("votes", "left"),
+        "right": ("votes", "right"),
+        "tie": ("votes", "ties"),
+        "both_bad": ("votes", "both_bad"),
+        "skip": ("skips",),
+        "star": ("on_one_picture",),
+        "rating": ("on_one_picture",),
+    }
+)
 
 
 class TallyChanges:

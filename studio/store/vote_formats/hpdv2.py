@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any
 
 from studio.core.errors import ImportRefusedError
@@ -26,7 +27,7 @@ from studio.store.vote_formats.incoming import (
 from studio.store.vote_formats.json_rows import read_json_rows
 from studio.store.vote_formats.outgoing import Outgoing
 
-PREFERENCES = {"left": [1, 0], "right": [0, 1], "tie": [0.5, 0.5]}
+PREFERENCES = MappingProxyType({"left": [1, 0], "right": [0, 1], "tie": [0.5, 0.5]})
 MAX_RANKED = 64  # pictures of one ranking
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations, groupby
+from types import MappingProxyType
 from typing import Any
 
 from studio.core.errors import ImportRefusedError
@@ -25,7 +26,7 @@ from studio.store.vote_formats.json_rows import read_json_rows, write_json_row
 from studio.store.vote_formats.outgoing import Outgoing
 from studio.store.vote_formats.parquet_rows import read_parquet_rows
 
-RANKS = {"left": (1, 2), "right": (2, 1), "tie": (1, 1)}
+RANKS = MappingProxyType({"left": (1, 2), "right": (2, 1), "tie": (1, 1)})
 MAX_RANKED = 64  # pictures of one prompt
 COLUMNS = ("image_path", "prompt_id", "prompt", "rank", "overall_rating", EASEL_KEY)
 

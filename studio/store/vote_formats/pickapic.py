@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 from studio.core.errors import ImportRefusedError
@@ -27,7 +28,7 @@ from studio.store.vote_formats.outgoing import Outgoing
 from studio.store.vote_formats.parquet_rows import read_parquet_rows
 
 ROWS_A_GROUP = 32
-LABELS = {"left": (1.0, 0.0), "right": (0.0, 1.0), "tie": (0.5, 0.5)}
+LABELS = MappingProxyType({"left": (1.0, 0.0), "right": (0.0, 1.0), "tie": (0.5, 0.5)})
 REQUIRED = ("caption", "jpg_0", "jpg_1", "label_0")
 WANTED = (*(*REQUIRED, "label_1", "has_label", "created_at", "ranking_id", "user_id", EASEL_KEY),)
 
