@@ -19,6 +19,7 @@ def upgrade() -> None:
     _make_pairs()
     _make_raters()
     _make_votes()
+    _index_votes()
     _make_undos()
     _make_tallies()
     _make_shared_pictures()
@@ -181,6 +182,9 @@ def _make_votes() -> None:
         sqlite_strict=True,
         sqlite_autoincrement=True,
     )
+
+
+def _index_votes() -> None:
     op.create_index("votes_by_campaign", "votes", ["campaign", "number"])
     op.create_index("votes_by_campaign_and_rater", "votes", ["campaign", "rater", "number"])
     op.create_index("votes_by_rater", "votes", ["rater", "number"])
