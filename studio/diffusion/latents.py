@@ -69,7 +69,7 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 def from_uint8(pixels: np.ndarray) -> Tensor:
     """Return (B, H, W, 3) bytes as images (B, 3, H, W) in [-1, 1] on the CPU."""
-    unit = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
+    unit = torch.tensor(pixels).permute(0, 3, 1, 2).contiguous() / 255
     return 2 * unit - 1
 
 
