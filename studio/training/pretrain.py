@@ -71,8 +71,8 @@ class UnetConfig:
     prediction_type: str = "v_prediction"  # or 'epsilon'
     snr_cap: float = 5.0  # truncates the weight SNR + 1 of the x_0 error; infinity: plain MSE of v
     caption_dropout: float = 0.1  # share of captions left empty
-    captions_per_picture: int = 4  # one plain, the others with tags
-    sketch_share: float = 0.16  # of the pictures drawn from the pencil sketches
+    captions_per_picture: int = 2  # one plain, the others with tags
+    sketch_share: float = 0.12  # of the pictures drawn from the pencil sketches
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             steps=4000, learning_rate=6e-4, ema_decay=0.999, checkpoint_every=500
