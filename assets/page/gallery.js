@@ -28,7 +28,7 @@ export function mountGallery(root) {
     sets,
     bar: h("div", { class: "easel-gallery-bar" }, search, sets, toggle("starred", "★ Starred"), toggle("taste", "By your taste"), toggle("deleted", "Bin"), h("span", { class: "easel-gap" }), h("span", { id: "easel-count", class: "easel-quiet" })),
     choice: h("div", { class: "easel-choice", hidden: true }),
-    grid: h("div", { class: "easel-grid", role: "listbox", "aria-multiselectable": "true", "aria-label": "Pictures" }),
+    grid: h("div", { class: "easel-grid", role: "group", "aria-label": "Pictures" }),
     end: h("div", { class: "easel-end" }),
   };
   root.replaceChildren(parts.bar, parts.choice, parts.grid, parts.end);
@@ -125,10 +125,10 @@ function emptySentence() {
 
 function card(picture) {
   const chosen = selected.has(picture.id);
-  return h("div", { class: `easel-card${chosen ? " selected" : ""}${picture.starred ? " starred" : ""}`, role: "option", "aria-selected": String(chosen), "data-picture": picture.id },
+  return h("div", { class: `easel-card${chosen ? " selected" : ""}${picture.starred ? " starred" : ""}`, "data-picture": picture.id },
     h("button", { type: "button", class: "easel-card-picture", title: clip(picture.prompt || "No prompt", 200), onclick: (event) => (event.ctrlKey || event.metaKey || event.shiftKey || selected.size ? toggleSelected(picture, event.shiftKey) : open(picture)) },
       h("img", { src: thumbnail(picture), alt: clip(picture.prompt || "No prompt", 120), loading: "lazy", draggable: "false" })),
-    h("button", { type: "button", class: "easel-check", "aria-label": chosen ? "Take out of the selection" : "Select", title: "Select (Space)", onclick: (event) => toggleSelected(picture, event.shiftKey) }, button("", "check").firstChild),
+    h("button", { type: "button", class: "easel-check", "aria-label": "Select", "aria-pressed": String(chosen), title: "Select (Space)", onclick: (event) => toggleSelected(picture, event.shiftKey) }, button("", "check").firstChild),
     h("span", { class: "easel-card-words" }, clip(picture.prompt || "No prompt", 80)));
 }
 
@@ -147,7 +147,7 @@ function toggleSelected(picture, range = false) {
   for (const element of parts.grid.children) {
     const on = selected.has(Number(element.dataset.picture));
     element.classList.toggle("selected", on);
-    element.setAttribute("aria-selected", String(on));
+    element.querySelector(".easel-check")?.setAttribute("aria-pressed", String(on));
   }
   renderChoice();
 }

@@ -223,9 +223,9 @@ def campaign_reward(studio: Studio, name: str) -> tuple[RewardFunction, tuple[st
 
     Raises NotFoundError for an unknown campaign, TrainingError when there are too few votes.
     """
-    from studio.training.agreement import held_out_agreement
     from studio.training.comparisons import comparisons_from_votes
     from studio.training.reward import fit_reward
+    from studio.training.reward_check import held_out_agreement
     from studio.training.rewards import learned_reward
 
     preference = studio.preference

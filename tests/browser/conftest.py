@@ -83,6 +83,7 @@ def visit(context: BrowserContext, studio: Served, complaints: Complaints) -> Ca
         complaints.watch(page)
         page.goto(studio.url)
         page.wait_for_selector("html.easel-ready", state="attached")
+        page.get_by_role("tab", name="Text to image").click()  # a page opens where it was left
         page.get_by_label("Model", exact=True).click()
         page.get_by_role("option", name="tiny").click()
         # The studio answers with the model's own size; an artist looks before drawing.

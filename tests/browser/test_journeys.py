@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
@@ -152,3 +153,60 @@ def test_question_mark_shows_the_keys(visit: Visit):
     page = visit()
     page.locator("body").press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_contain_text("Ctrl + Enter")
+
+
+def test_the_tools_of_a_picture_stand_on_one_line(visit: Visit):
+    page = visit()
+    page.get_by_role("tab", name="Text to image", exact=True).click()
+    draw(page, "a line of tools")
+    icons = page.locator(".easel-tools .easel-toolbar .easel-icon svg")
+    expect(icons.first).to_be_visible()
+    middles = [box["y"] + box["height"] / 2 for box in map(lambda i: i.bounding_box(), icons.all())]
+    assert len(middles) > 3
+    assert max(middles) - min(middles) < 1
+
+
+def test_a_model_that_is_put_into_its_folder_is_offered_when_the_picker_opens(
+    visit: Visit, studio: Served
+):
+    page = visit()
+    models = studio.data_dir.parent / "models"
+    shutil.copytree(models / "tiny", models / "new-one")
+    try:
+        page.locator("body").click(position={"x": 640, "y": 5})
+        page.get_by_label("Model", exact=True).click()
+        expect(page.get_by_role("option", name="new-one")).to_be_visible()
+        page.get_by_role("option", name="new-one").click()
+        expect(page.get_by_label("Model", exact=True)).to_have_value(re.compile("new-one"))
+        expect(page.get_by_label("Width", exact=True)).to_have_value("64")
+    finally:
+        shutil.rmtree(models / "new-one")
+
+
+def test_the_gallery_narrows_to_one_set_of_panels(visit: Visit):
+    page = visit()
+    page.get_by_role("tab", name="Text to image", exact=True).click()
+    set_form(page, "a lantern\na bridge")
+    page.get_by_label("One panel a line").check()
+    page.get_by_label("Name of the set").fill("Scene 4, rooftop")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("html")).to_have_class(re.compile("easel-busy"))
+    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"), timeout=LOADED)
+    page.get_by_role("tab", name="Gallery").click()
+    page.get_by_label("Set of panels").select_option(label="Scene 4, rooftop (2)")
+    expect(page.locator(".easel-card-words")).to_have_text(["a bridge", "a lantern"])
+    page.get_by_label("Set of panels").select_option(label="All sets")
+    expect(page.locator(".easel-card").nth(2)).to_be_visible()
+
+
+def test_a_broken_style_is_named_on_the_page_until_it_is_read(visit: Visit, studio: Served):
+    folder = studio.data_dir / "presets"
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.json").write_text("{", encoding="utf-8")
+    page = visit()
+    note = page.locator(".easel-banner", has_text="'mine.json.broken' is broken")
+    expect(note).to_be_visible()
+    page.get_by_role("button", name="I have read it").click()
+    expect(note).to_have_count(0)
+    (folder / "mine.json.broken").unlink()

@@ -25,6 +25,13 @@ class Clock:
         return self.now
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """In a module with ON_BOTH_DATABASES, run on both whatever uses the fixture `database`."""
+    wanted = getattr(metafunc.module, "ON_BOTH_DATABASES", False)
+    if wanted and "database" in metafunc.fixturenames:
+        metafunc.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     with running_postgres() as server:

@@ -13,6 +13,8 @@ from studio.core.settings import Settings
 from studio.store.database import Database, open_database
 from studio.store.form import MAX_CHARACTERS, FormStore
 
+ON_BOTH_DATABASES = True
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

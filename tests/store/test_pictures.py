@@ -17,6 +17,8 @@ from studio.store.metadata import read_metadata
 from studio.store.pictures import PictureStore
 from studio.store.tables import PICTURES
 
+ON_BOTH_DATABASES = True
+
 APPLE = GenerationRequest(prompt="red apple, flat", seed=40, count=4, model_hash="ab" * 32)
 
 

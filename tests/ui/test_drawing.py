@@ -11,12 +11,13 @@ import pytest
 from studio.core.errors import InvalidRequestError
 from studio.services.studio import Studio
 from studio.services.tokens import TokenCounter
+from studio.ui.commands import run_command
 from studio.ui.controls import default_form, read_request
 from studio.ui.drawing import DrawingHandlers
+from studio.ui.form import build_form
 from studio.ui.header import build_header
 from studio.ui.routes import FORM
 from studio.ui.shapes import shape_choices, shape_of, shape_size
-from studio.ui.txt2img import build_txt2img
 
 Form = dict[str, Any]
 
@@ -25,8 +26,9 @@ Form = dict[str, Any]
 def handlers(studio: Studio) -> DrawingHandlers:
     entries = studio.models.entries()
     with gr.Blocks():
-        tab = build_txt2img(build_header(entries), studio.models.entry("tiny"))
-    return DrawingHandlers(studio, tab, TokenCounter(studio.models))
+        form = build_form(build_header(entries), studio.models.entry("tiny"))
+        tabs = gr.Tabs()
+    return DrawingHandlers(studio, form, tabs, TokenCounter(studio.models))
 
 
 @pytest.fixture
@@ -36,11 +38,11 @@ def form(studio: Studio) -> Form:
 
 def said(handlers: DrawingHandlers, updates: dict) -> dict:
     """Return what the handler told the page's script."""
-    return json.loads(updates[handlers.tab.bridge])
+    return json.loads(updates[handlers.form.bridge])
 
 
 def value(handlers: DrawingHandlers, updates: dict, field: str) -> Any:
-    return updates[handlers.tab.controls.components[field]]["value"]
+    return updates[handlers.form.controls.components[field]]["value"]
 
 
 def event(**detail: Any) -> gr.EventData:
@@ -97,7 +99,7 @@ def test_the_form_is_there_again_after_a_restart(handlers, studio, form):
     updates = handlers.restore()
     assert value(handlers, updates, "prompt") == "old tree"
     assert value(handlers, updates, "steps") == 33
-    assert updates[handlers.tab.controls.negative].open is True
+    assert updates[handlers.form.controls.negative].open is True
 
 
 def test_a_kept_form_that_no_longer_fits_falls_back_to_defaults(handlers, studio):
@@ -110,23 +112,23 @@ def test_a_kept_form_that_no_longer_fits_falls_back_to_defaults(handlers, studio
 
 def test_swap_dice_and_seed_change_only_their_fields(handlers, form):
     form |= {"width": 64, "height": 128}
-    swapped = handlers.command(event(what="swap"), **form)
+    swapped = run_command(handlers, event(what="swap"), form)
     assert (value(handlers, swapped, "width"), value(handlers, swapped, "height")) == (128, 64)
     assert value(handlers, swapped, "shape") == shape_of(128, 64)
-    kept = handlers.command(event(what="seed", seed=9), **form)
+    kept = run_command(handlers, event(what="seed", seed=9), form)
     assert (value(handlers, kept, "seed"), value(handlers, kept, "keep_seed")) == (9, True)
-    rolled = handlers.command(event(what="dice"), **form)
+    rolled = run_command(handlers, event(what="dice"), form)
     assert value(handlers, rolled, "seed") != form["seed"]
 
 
 def test_a_subject_joins_the_prompt(handlers, form):
-    updates = handlers.command(event(what="subject", subject="castle"), **form)
+    updates = run_command(handlers, event(what="subject", subject="castle"), form)
     assert value(handlers, updates, "prompt") == "red apple, castle"
 
 
 @pytest.mark.parametrize("detail", [{"what": "rm -rf"}, {}, {"what": "reuse", "picture": "../x"}])
 def test_an_unknown_command_is_answered_with_a_sentence(handlers, form, detail):
-    answer = said(handlers, handlers.command(event(**detail), **form))
+    answer = said(handlers, run_command(handlers, event(**detail), form))
     assert "reload" in (answer.get("said") or answer["error"]["sentence"])
 
 
@@ -135,7 +137,7 @@ def test_a_style_is_saved_marked_and_deleted(handlers, studio, form):
     handlers.save_style("My look", "crayon on paper", **wide)
     preset = studio.presets.get("my-look")
     assert (preset.prompt, preset.width) == ("{prompt}, crayon on paper", 512)
-    choices = dict(handlers.restore()[handlers.tab.controls.components["preset"]].choices)
+    choices = dict(handlers.restore()[handlers.form.controls.components["preset"]].choices)
     assert "My look *" in choices
     handlers.delete_style(**(form | {"preset": "my-look"}))
     assert "my-look" not in {preset.name for preset in studio.presets.all()}

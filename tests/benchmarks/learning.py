@@ -1,0 +1,257 @@
+"""Does fine-tuning learn, and what it was asked to? Hours of two cores; goes on where it stopped.
+
+(a) Known rewards on the starter model: brightness and compressibility must move by at least two
+    standard errors in the asked direction, a random reward by less than noise. Three seeds.
+(b) End to end: a simulated rater whose utility is hidden from everything but the rater gives 300
+    votes; the tuned model must beat its base in at least 65 % of blind pairs of held-out prompts
+    (Wilson's lower bound above 55 %). Beside it stands what re-ranking four pictures of the base by
+    the same learned reward gives. Five seeds.
+
+Each run keeps its folder below the data folder and its verdict in a file, so that a benchmark that
+is interrupted, or given only some minutes, measures the rest the next time.
+
+    python -m tests.benchmarks.learning [--minutes M] [--only NAME-SEED]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from studio.core.events import EpochDone, Notice
+from studio.core.settings import STARTER_MODEL, Settings
+from studio.diffusion.adapters import AppliedAdapters
+from studio.diffusion.model import LatentDiffusionModel, load_model
+from studio.training.comparisons import Comparisons
+from studio.training.features import load_encoder
+from studio.training.finetune import finetune
+from studio.training.intervals import wilson_interval
+from studio.training.probes import LookPlan, draw_look, load_tools, probe
+from studio.training.reward import fit_reward
+from studio.training.rewards import Images, RewardFunction, known_reward, learned_reward
+from studio.training.rollout import TextFeatures
+from studio.training.run_folder import FineTuneConfig
+from studio.training.simulated_rater import (
+    SimulatedRater,
+    Taste,
+    pixel_statistics,
+    scaled_to_agreement,
+)
+
+KNOWN = ("brightness", "compressibility", "random")
+KNOWN_SEEDS, TASTE_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)
+MINUTES = 20.0  # of training, as asked
+VOTES = 300
+POOL = 4  # pictures of each prompt that are voted on
+TRAINED, FRESH = 60, 52  # prompts of the training, and held-out ones
+STYLE = "flat illustration"
+STEPS, GUIDANCE, BATCH = 20, 3.0, 16
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one run showed on held-out prompts at fixed seeds, base against tuned."""
+
+    name: str
+    seed: int
+    epochs: int
+    kl: float
+    pictures: int
+    change: float  # mean difference of the reward (a) or of the hidden utility (b)
+    standard_error: float  # of that mean over prompts, paired
+    diversity: float  # tuned / base
+    wins: float | None = None  # (b): share of decisive votes for the tuned picture
+    wins_low: float | None = None
+    wins_high: float | None = None
+    rerank_wins: float | None = None  # (b): of the best of four of the base against one of it
+    stopped: str = ""
+
+
+def main(minutes: float = MINUTES, only: str = "") -> list[dict]:
+    """Measure what is missing and return all figures."""
+    folder = Settings().data_dir / "bench" / "learning"
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    wanted = [(n, s) for n in KNOWN for s in KNOWN_SEEDS] + [("taste", s) for s in TASTE_SEEDS]
+    rows = []
+    for name, seed in wanted:
+        if only and only != f"{name}-{seed}":
+            continue
+        run = folder / f"{name}-{seed}-{minutes:g}"
+        file = run / "verdict.json"
+        if not file.exists():
+            verdict = judged(name, seed, minutes, run)
+            file.write_text(json.dumps(asdict(verdict), indent=1), encoding="utf-8")
+        rows += records(Verdict(**json.loads(file.read_text(encoding="utf-8"))))
+    return rows
+
+
+def records(verdict: Verdict) -> list[dict]:
+    """Turn a verdict into the runner's records."""
+    title = f"{verdict.name}, seed {verdict.seed}, {verdict.epochs} epochs, KL {verdict.kl:.1f}"
+    half = 1.96 * verdict.standard_error
+    rows: list[dict] = [
+        {
+            "metric": f"learning {title}: change",
+            "value": verdict.change,
+            "unit": "reward" if verdict.wins is None else "hidden utility",
+            "ci": [verdict.change - half, verdict.change + half],
+            "n": verdict.pictures,
+        },
+        {"metric": f"learning {title}: diversity", "value": verdict.diversity, "unit": "of base"},
+    ]
+    if verdict.wins is not None:
+        rows.append(
+            {
+                "metric": f"learning {title}: blind pairs won by the tuned model",
+                "value": verdict.wins,
+                "unit": "share",
+                "ci": [verdict.wins_low, verdict.wins_high],
+                "n": verdict.pictures,
+                "ratio_to": "best of four of the base",
+                "ratio": verdict.wins / max(verdict.rerank_wins or 0, 1e-9),
+            }
+        )
+    return rows
+
+
+def prompts() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the prompts to train on and the held-out ones: subjects of the starter model."""
+    subjects = (STARTER_MODEL / "subjects.txt").read_text(encoding="utf-8").split("\n")
+    names = [s.strip() for s in subjects if s.strip()]
+    order = np.random.default_rng(0).permutation(len(names))[: TRAINED + FRESH]
+    chosen = tuple(f"{names[i]}, {STYLE}" for i in order)
+    return chosen[:TRAINED], chosen[TRAINED:]
+
+
+def judged(name: str, seed: int, minutes: float, run: Path) -> Verdict:
+    """Train, then compare base and tuned on held-out prompts."""
+    model = load_model(STARTER_MODEL, "starter", "cpu", torch.float32)
+    tools = load_tools(model, STARTER_MODEL)
+    trained, fresh = prompts()
+    rater = HiddenRater(seed)
+    reward = rater.taught(model, trained) if name == "taste" else known_reward(name)
+    config = FineTuneConfig(trained, fresh[-6:], minutes=minutes, seed=seed)
+    last, stopped = EpochDone(0, 0, 0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0), ""
+    for event in finetune(model, reward, config, tools, run):
+        if isinstance(event, EpochDone):
+            last = event
+            sys.stderr.write(f"{name}-{seed}: {event}\n")
+        elif isinstance(event, Notice):
+            stopped = event.sentence
+    if last.epoch == 0:  # the training was over before
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        last = EpochDone(**json.loads(lines[-1]))
+    asked = tuple(p for p in fresh[:-2] for _ in range(POOL))
+    base = draw(model, asked)
+    applied = AppliedAdapters(model, [(run / "adapter.safetensors", 1.0)])
+    with applied.on():
+        tuned = draw(model, asked)
+    applied.remove()
+    before, after = (probe(images, asked, tools)["diversity"] for images in (base, tuned))
+    common = {"name": name, "seed": seed, "epochs": last.epoch, "kl": last.kl}
+    common |= {"pictures": len(asked), "diversity": after / before, "stopped": stopped}
+    if name != "taste":
+        return Verdict(**common, **paired(*(reward(i, asked).numpy() for i in (base, tuned))))
+    return Verdict(**common, **rater.verdict(base, tuned, reward, asked))
+
+
+def draw(model: LatentDiffusionModel, asked: Sequence[str]) -> Images:
+    """Draw one picture a prompt as an artist would; repeated prompts get the next seeds."""
+    seeds = tuple(5000 + i % POOL for i in range(len(asked)))
+    plan = LookPlan(tuple(asked), seeds, model.native_size, STEPS, GUIDANCE, BATCH)
+    *_, images = draw_look(model, TextFeatures(model), plan)
+    return images
+
+
+def paired(base: np.ndarray, tuned: np.ndarray) -> dict[str, float]:
+    """Return the mean difference and its standard error; the pictures of a prompt count as one."""
+    by_prompt = (tuned - base).reshape(-1, POOL).mean(1)
+    error = by_prompt.std(ddof=1) / np.sqrt(len(by_prompt))
+    return {"change": float(by_prompt.mean()), "standard_error": float(error)}
+
+
+class HiddenRater:
+    """A simulated rater, and the pool of pictures that its votes are about."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._taste = Taste.draw(seed)
+        self._pool = np.zeros((0, 8))  # statistics of the pool
+        self._scale = 1.0  # utilities are in logits after it
+
+    def taught(self, model: LatentDiffusionModel, trained: Sequence[str]) -> RewardFunction:
+        """Let the rater vote on pictures of the base; return the reward learned from the votes."""
+        asked = [prompt for prompt in trained for _ in range(POOL)]
+        pictures = draw(model, asked)
+        self._pool = pixel_statistics(list(pictures))
+        chance = np.random.default_rng((self._seed, 1))
+        prompt = chance.integers(len(trained), size=VOTES)
+        sides = np.array([chance.permutation(POOL)[:2] for _ in range(VOTES)])
+        left, right = (prompt * POOL + sides[:, i] for i in range(2))
+        plain = self._taste.utility(self._pool)
+        utility = scaled_to_agreement(plain, left, right)
+        spread = plain.std()
+        self._scale = float(utility.std() / spread) if spread else 1.0
+        votes = SimulatedRater(utility, chance=chance).votes(left, right)
+        encoder = load_encoder()
+        phi = encoder.embed(pictures)
+        comparisons = Comparisons(
+            phi[left], phi[right], votes, prompt,
+            encoder_name=encoder.name, encoder_sha256=encoder.sha256,
+            votes_hash=f"simulated-{self._seed}",
+        )  # fmt: skip
+        return learned_reward(fit_reward(comparisons), encoder)
+
+    def utility(self, images: Images) -> np.ndarray:
+        """Return hidden utilities in logits, measured against the pool that was voted on."""
+        statistics = pixel_statistics(list(images))
+        # The taste is relative to a pool: repeated, so that the new pictures hardly move it.
+        whole = np.concatenate([np.tile(self._pool, (50, 1)), statistics])
+        return self._taste.utility(whole)[-len(images) :] * self._scale
+
+    def verdict(
+        self, base: Images, tuned: Images, reward: RewardFunction, asked: Sequence[str]
+    ) -> dict[str, float]:
+        """Let the rater compare base and tuned blindly, sides shuffled; and base with the best."""
+        before, after = self.utility(base), self.utility(tuned)
+        wins, n = self._share(before, after)
+        low, high = wilson_interval(wins, n)
+        scores = reward(base, asked).numpy().reshape(-1, POOL)
+        best = before.reshape(-1, POOL)[np.arange(len(scores)), scores.argmax(1)]
+        reranked, _ = self._share(before, best.repeat(POOL))
+        return {
+            **paired(before, after),
+            "wins": wins,
+            "wins_low": low,
+            "wins_high": high,
+            "rerank_wins": reranked,
+        }
+
+    def _share(self, one: np.ndarray, other: np.ndarray) -> tuple[float, int]:
+        """Return the share of decisive votes that go to `other`, and their number."""
+        chance = np.random.default_rng((self._seed, 2))
+        rater = SimulatedRater(np.concatenate([one, other]), chance=chance)
+        first = np.arange(len(one))
+        swapped = chance.random(len(one)) < 0.5
+        left = np.where(swapped, first + len(one), first)
+        right = np.where(swapped, first, first + len(one))
+        votes = rater.votes(left, right)
+        decisive = votes != 0.5
+        won = np.where(swapped, votes == 1, votes == 0)[decisive]
+        return float(won.mean()) if len(won) else 0.5, int(decisive.sum())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--only", default="")
+    args = parser.parse_args()
+    print(json.dumps(main(args.minutes, args.only), indent=1))
