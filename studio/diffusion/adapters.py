@@ -37,13 +37,15 @@ class AppliedAdapters:
         self._model = model
         self._names: list[str] = []
         self._wrapped: list[LoraLayer] = []
+        complete = False
         try:
             for path, strength in adapters:
                 if strength:
                     self._insert(path, strength)
-        except BaseException:
-            self.remove()
-            raise
+            complete = True
+        finally:
+            if not complete:
+                self.remove()
 
     @contextmanager
     def on(self) -> Iterator[None]:

@@ -98,7 +98,7 @@ def advantages(
 def ppo_clip_loss(
     log_prob: Tensor, log_prob_old: Tensor, advantages: Tensor, clip_range: float
 ) -> Tensor:
-    """-min(rho A, clip(rho, 1 - eps, 1 + eps) A) for each pair, (B,). PPO, equation 7."""
+    """Return -min(rho A, clip(rho, 1 - eps, 1 + eps) A) of each pair, (B,). PPO, equation 7."""
     ratio = (log_prob - log_prob_old).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return -torch.minimum(ratio * advantages, clipped * advantages)
