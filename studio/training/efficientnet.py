@@ -39,7 +39,7 @@ class SameConv(nn.Conv2d):
     """A convolution that pads as TensorFlow's SAME does: the odd pixel right and below."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
+        """Convolve (B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
         rows, columns = (self._missing(side) for side in x.shape[-2:])
         padded = nn.functional.pad(
             x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
@@ -63,7 +63,7 @@ class Block(nn.Module):
         self.skips = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         inner = x if self.expand is None else nn.functional.relu6(self.expand(x))
         inner = self.project(nn.functional.relu6(self.depthwise(inner)))
         return x + inner if self.skips else inner

@@ -60,7 +60,7 @@ class ContestantBody(BaseModel):
     """A model with its adapters."""
 
     model: Name
-    adapters: list[tuple[Name, Name, float]] = []  # name, sha256, strength
+    adapters: tuple[tuple[Name, Name, float], ...] = ()  # name, sha256, strength
 
 
 class CampaignBody(BaseModel):

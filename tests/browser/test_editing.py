@@ -7,7 +7,6 @@ import io
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,7 +91,8 @@ def hand_over(page: Page, kind: str, target: str, content: bytes) -> None:
           const data = new DataTransfer();
           data.items.add(new File([bytes], "a.png", { type: "image/png" }));
           const carried = { bubbles: true, cancelable: true };
-          const event = kind === "paste" ? new ClipboardEvent(kind, { ...carried, clipboardData: data })
+          const event = kind === "paste"
+            ? new ClipboardEvent(kind, { ...carried, clipboardData: data })
             : new DragEvent(kind, { ...carried, dataTransfer: data });
           document.querySelector(target).dispatchEvent(event);
         }""",
