@@ -107,13 +107,14 @@ def sweep_temporaries(folder: Path, opened_at: float) -> int:
     """
     swept = 0
     for path in folder.rglob("*.tmp-*"):
-        if path.is_file() and _is_abandoned(path, opened_at):
+        if path.is_file() and is_abandoned(path, opened_at):
             path.unlink(missing_ok=True)
             swept += 1
     return swept
 
 
-def _is_abandoned(path: Path, opened_at: float) -> bool:
+def is_abandoned(path: Path, opened_at: float) -> bool:
+    """Whether a '*.tmp-{process}-*' was left behind; see `sweep_temporaries`."""
     owner = path.name.rpartition(".tmp-")[2].partition("-")[0]
     try:
         written_at = path.stat().st_mtime

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -214,3 +217,18 @@ def test_a_zip_is_read_like_its_folder(voting: Voting, elsewhere: Voting, tmp_pa
             archive.write(path, path.relative_to(tmp_path / "out"))
     elsewhere.transfer.import_votes("jsonl", tmp_path / "out.zip")
     assert list(elsewhere.votes.votes()) == list(voting.votes.votes())
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next(voting: Voting, tmp_path: Path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = voting.data_dir / f".transfer.tmp-{gone.pid}-0123abcd"
+    (left / "pictures").mkdir(parents=True)
+    (left / "pictures" / "half").write_bytes(b"half")
+    running = voting.data_dir / f".transfer.tmp-{os.getppid()}-0123abcd"
+    running.mkdir()
+    pictures_in(tmp_path / "p")
+    pair = {"prompt": "x", "chosen": "0.png", "rejected": "1.png"}
+    (tmp_path / "p" / "pairs.jsonl").write_text(json.dumps(pair))
+    voting.transfer.import_votes("dpo", tmp_path / "p")
+    assert (left.exists(), running.exists()) == (False, True)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 from studio.core.errors import EaselError, ImportRefusedError, NotFoundError, VoteRefusedError
 from studio.core.vote import Undo, Vote
-from studio.store.files import flush_folder, storage_error
+from studio.store.files import flush_folder, is_abandoned, storage_error
 from studio.store.raters import RaterStore
 from studio.store.vote_formats import dpo, hpdv2, imagereward, native, pickapic
 from studio.store.vote_formats.incoming import ImportChoices, Incoming, unpack
@@ -28,6 +29,8 @@ from studio.store.vote_formats.outgoing import STRIPPED, ExportChoices, Outgoing
 from studio.store.vote_formats.spool import Spool
 from studio.store.vote_pictures import VotePictures
 from studio.store.votes import VoteStore
+
+SCRATCH = ".transfer.tmp"
 
 
 class Format(NamedTuple):
@@ -86,6 +89,7 @@ class VoteTransfer:
         self._raters = raters
         self._pictures = pictures
         self._data_dir = data_dir
+        self._opened_at = time.time()
 
     def import_votes(
         self, format_name: str, path: Path, choices: ImportChoices | None = None
@@ -98,6 +102,9 @@ class VoteTransfer:
         chosen = _format(format_name)
         if not path.exists():
             raise ImportRefusedError(f"There is no {path}. Name a file, a folder or a zip.")
+        for left in self._data_dir.glob(f"{SCRATCH}-*"):  # by an import that was killed
+            if is_abandoned(left, self._opened_at):
+                shutil.rmtree(left, ignore_errors=True)
         with _scratch(self._data_dir) as scratch:
             staging = scratch / "pictures"
             staging.mkdir()
@@ -201,7 +208,7 @@ def _only(path: Path) -> str | None:
 @contextmanager
 def _scratch(parent: Path) -> Iterator[Path]:
     """Give a folder that is gone afterwards, unless it was renamed."""
-    folder = parent / f".transfer.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    folder = parent / f"{SCRATCH}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:
