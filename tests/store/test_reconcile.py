@@ -18,8 +18,6 @@ from studio.store.reconcile import Reconciliation
 from studio.store.tables import PICTURES, PROMPT_WORDS
 from studio.store.used_sources import used_sources
 
-ON_BOTH_DATABASES = True
-
 REQUEST = GenerationRequest(prompt='猫, "apple": one\ntwo', seed=3, count=2)
 
 
