@@ -194,8 +194,7 @@ def _is_writable(folder: Path) -> bool:
 
 def _database(settings: Settings) -> Iterator[Finding]:
     if settings.database_url:
-        yield Finding("Database", "On a server; its own tools look after it.")
-        return
+        yield Finding("Votes", "In the database of --database; its own tools look after it.")
     fault = find_database_fault(settings.database_path)
     if fault:
         yield Finding("Database", fault, True, _way_back(settings))
@@ -231,8 +230,6 @@ def _newest_backup(settings: Settings) -> Path | None:
 
 
 def _backups(settings: Settings) -> Iterator[Finding]:
-    if settings.database_url:
-        return
     made = copies(settings.backups_dir)
     if not made:
         yield Finding("Backups", "None yet; the studio copies its database once a day.")

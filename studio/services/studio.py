@@ -130,7 +130,7 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
         databases=databases,
         upkeep=Upkeep(
             pictures,
-            database,
+            databases,
             settings.backups_dir,
             chores=(partial(sweep_unused, sources, drafts, database),),
         ),

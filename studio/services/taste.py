@@ -173,6 +173,9 @@ class Taste:
         from studio.training.reward import fit_reward
         from studio.training.reward_check import agreement_on
 
+        yield StageProgress("features", 0, 1, None)  # each import is a step of its own
+        self._feature_cache()
+        yield StageProgress("features", 0, 1, None)
         events = self._votes.events()
         with self._lock:
             wanted = list(self._wanted)

@@ -10,7 +10,7 @@ from threading import Event, Thread
 
 from studio.core.errors import EaselError
 from studio.store.backup import DAILY, back_up, copies, made_at
-from studio.store.database import Database
+from studio.store.database import Databases
 from studio.store.pictures import PictureStore
 
 logger = logging.getLogger(__name__)
@@ -26,17 +26,17 @@ class Upkeep:
     def __init__(
         self,
         pictures: PictureStore,
-        database: Database,
+        databases: Databases,
         backups: Path,
         clock: Callable[[], float] = time.time,
         chores: Sequence[Callable[[], object]] = (),
     ) -> None:
-        """Copy the database to the folder `backups`; `clock` gives seconds since 1970.
+        """Copy the own database to the folder `backups`; `clock` gives seconds since 1970.
 
         `chores` are done besides, each time.
         """
         self._pictures = pictures
-        self._database = database
+        self._databases = databases
         self._backups = backups
         self._clock = clock
         self._chores = chores
@@ -77,13 +77,11 @@ class Upkeep:
             self._ending.wait(LOOK_EVERY)
 
     def _copy_database(self) -> None:
-        if not self._database.is_sqlite:
-            return
         newest = max(map(made_at, copies(self._backups, DAILY)), default=0.0)
         if abs(self._clock() - newest) >= DAY:  # also when the clock was put back
-            back_up(self._database.engine, self._backups, DAILY, self._clock())
+            back_up(self._databases.own.engine, self._backups, DAILY, self._clock())
 
     def _empty_bin(self) -> None:
-        removed = self._pictures.purge(BIN_KEEPS)
+        removed = self._pictures.purge(BIN_KEEPS, self._databases.shared.engine)
         if removed:
             logger.info("%d pictures left the bin after 30 days.", removed)

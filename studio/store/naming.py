@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, or_, select
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Engine, or_, select
 
 from studio.store.tables import CAMPAIGN_PICTURES, JOBS, PAIRS, PICTURES, VOTES
+
+AT_ONCE = 500  # hashes in one question
+BY_CONTENT = (
+    VOTES.c.left, VOTES.c.right, PAIRS.c.left, PAIRS.c.right, CAMPAIGN_PICTURES.c.sha256
+)  # fmt: skip
 
 
 def is_named() -> ColumnElement[bool]:
@@ -15,13 +22,25 @@ def is_named() -> ColumnElement[bool]:
     """
     sha256, number = PICTURES.c.sha256, PICTURES.c.id
     child = PICTURES.alias("child")
-    by_content = (
-        VOTES.c.left, VOTES.c.right, PAIRS.c.left, PAIRS.c.right, CAMPAIGN_PICTURES.c.sha256
-    )  # fmt: skip
     jobs = select(JOBS.c.parent_id).where(JOBS.c.state != "done", JOBS.c.parent_id.is_not(None))
     children = select(child.c.parent_id).where(child.c.parent_id.is_not(None))
     return or_(
-        *(sha256.in_(select(column)) for column in by_content),
+        *(sha256.in_(select(column)) for column in BY_CONTENT),
         number.in_(children),
         number.in_(jobs),
     )
+
+
+def named_for_raters(engine: Engine, hashes: Sequence[str]) -> set[str]:
+    """Return those of the files' hashes that votes, pairs or campaigns of this database name.
+
+    For votes on a server, whose tables `is_named` does not see.
+    """
+    named: set[str] = set()
+    with engine.connect() as connection:
+        for first in range(0, len(hashes), AT_ONCE):
+            some = hashes[first : first + AT_ONCE]
+            for column in BY_CONTENT:
+                query = select(column).where(column.in_(some)).distinct()
+                named.update(connection.execute(query).scalars())
+    return named

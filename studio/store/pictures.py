@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
@@ -24,7 +24,7 @@ from studio.core.request import GenerationRequest
 from studio.store.database import Database
 from studio.store.files import atomic_write, remove
 from studio.store.metadata import PictureRecord, encode_png
-from studio.store.naming import is_named
+from studio.store.naming import is_named, named_for_raters
 from studio.store.picture_query import PictureFilter, count_query, page_query
 from studio.store.reconcile import Reconciliation, reconcile_folder
 from studio.store.search import forget_prompt, index_prompt, mark_prompt
@@ -240,16 +240,20 @@ class PictureStore:
         """Take a picture out of the bin, as it was. Raises `NotFoundError`."""
         return self._change(picture_id, shelf="gallery", deleted_at=None)
 
-    def purge(self, older_than: float) -> int:
+    def purge(self, older_than: float, votes: Engine | None = None) -> int:
         """Remove for good what has been in the bin for `older_than` seconds; returns how many.
 
-        A picture that a vote, a campaign, a job or another picture names stays in the bin.
-        Raises `StorageError` when a file cannot be removed.
+        A picture that a vote, a campaign, a job or another picture names stays in the bin; `votes`
+        is the database of votes if it is another one. Raises `StorageError` when it does not
+        answer, or when a file cannot be removed.
         """
         old = (PICTURES.c.shelf == "bin", PICTURES.c.deleted_at <= self._clock() - older_than)
         with self._engine.connect() as connection:
             query = select(PICTURES).where(*old, ~is_named())
             doomed = [_picture(row) for row in connection.execute(query).mappings()]
+        if votes is not None and votes is not self._engine:
+            named = named_for_raters(votes, [picture.sha256 for picture in doomed])
+            doomed = [picture for picture in doomed if picture.sha256 not in named]
         for picture in doomed:
             # File first: an orphaned file would come back at the next start.
             remove(self._inside(picture.path))

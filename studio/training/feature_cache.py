@@ -52,8 +52,9 @@ class FeatureCache:
 
     def known(self, name: str) -> NDArray[np.float32] | None:
         """The features (D,) that are on disk, or None."""
+        path = self._path(name)
         try:
-            values = np.load(self._path(name), allow_pickle=False)
+            values = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
         fits = values.shape == (self.encoder.width,) and values.dtype == np.float32

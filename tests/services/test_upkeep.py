@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from studio.services import doctor
 from studio.services.studio import open_studio
 from studio.services.upkeep import BIN_KEEPS, DAY, Upkeep
 from studio.store.backup import copies
-from studio.store.database import Database, open_database
+from studio.store.database import Database, Databases, open_database
 from studio.store.jobs import JobStore
 from studio.store.pictures import PictureStore
 from studio.store.tables import CAMPAIGN_PICTURES, CAMPAIGNS, VOTES
@@ -63,7 +63,8 @@ def house(settings: Settings):
     clock = Clock()
     database = open_database(settings)
     pictures = PictureStore(database, settings.data_dir, clock)
-    yield House(database, pictures, Upkeep(pictures, database, settings.backups_dir, clock), clock)
+    both = Databases(database, database)
+    yield House(database, pictures, Upkeep(pictures, both, settings.backups_dir, clock), clock)
     database.close()
 
 
@@ -95,6 +96,20 @@ def test_a_picture_that_a_vote_names_on_either_side_is_never_removed(house: Hous
     house.clock.now += 10 * BIN_KEEPS
     house.upkeep.look()
     assert [house.has(picture) for picture in (left, right, free)] == [True, True, False]
+
+
+def test_a_picture_that_a_vote_in_another_database_names_is_never_removed(
+    house: House, settings: Settings, tmp_path: Path
+):
+    named, free = house.binned(), house.binned(colour="blue")
+    shared = open_database(replace(settings, database_url=f"sqlite:///{tmp_path}/shared.sqlite3"))
+    with shared.writer.begin() as connection:
+        connection.execute(insert(VOTES).values(vote(named.sha256)))
+    house.clock.now += BIN_KEEPS
+    databases = Databases(house.database, shared)
+    Upkeep(house.pictures, databases, settings.backups_dir, house.clock).look()
+    shared.close()
+    assert [house.has(picture) for picture in (named, free)] == [True, False]
 
 
 def test_a_picture_of_a_campaign_is_never_removed(house: House):

@@ -67,4 +67,4 @@ def test_a_contestant_that_never_lost_stays_finite():
 
 def test_nothing_played_says_nothing():
     share, low, high = rank([], 2).win_rate(0)
-    assert (share, round(low, 3), round(high, 3)) == (0.5, 0, 1)
+    assert (share, low < 0.01, high > 0.99) == (0.5, True, True)
