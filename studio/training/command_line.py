@@ -59,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=_count, help="optimisation steps in all")
     parser.add_argument("--batch-size", type=_count, help="pictures a step")
     parser.add_argument(
-        "--model", help="starter: the folder to write (default: the training folder's own); "
+        "--model",
+        help="starter: the folder to write (default: the training folder's own); "
         "judge: the folder to judge (default: the shipped starter model)",
     )
     parser.add_argument("--sampler", choices=SAMPLERS, default="DDIM", help="judge: draw with it")

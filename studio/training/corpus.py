@@ -63,11 +63,7 @@ class Corpus:
     def rows(self, subjects: frozenset[str], styles: tuple[str, ...]) -> np.ndarray:
         """Row numbers of the given subjects in the given styles, in corpus order."""
         return np.array(
-            [
-                i
-                for i, e in enumerate(self.entries)
-                if e.style in styles and e.subject in subjects
-            ],
+            [i for i, e in enumerate(self.entries) if e.style in styles and e.subject in subjects],
             dtype=np.int64,
         )
 
@@ -134,9 +130,11 @@ def _draw_styles(
             cut_out = opened.convert("RGBA")
         picture = on_white(cut_out, config.size)
         yield STYLES[0].words, picture, licence[STYLES[0].package]
-        yield SKETCH, pencil_sketch(on_white(cut_out, 2 * config.size), config.size), licence[
-            STYLES[0].package
-        ]
+        yield (
+            SKETCH,
+            pencil_sketch(on_white(cut_out, 2 * config.size), config.size),
+            licence[STYLES[0].package],
+        )
     for style in STYLES[1:]:
         svg = icons[style.words].get(subject.slug)
         if svg is not None:

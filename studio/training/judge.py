@@ -130,9 +130,7 @@ def hit_rates(ranks: Sequence[int]) -> dict[str, float]:
     return {f"first_{k}": float((found <= k).mean()) for k in (1, 5, 10)}
 
 
-def judge(
-    corpus: Corpus, model_folder: Path, config: JudgeConfig, folder: Path
-) -> Iterator[Event]:
+def judge(corpus: Corpus, model_folder: Path, config: JudgeConfig, folder: Path) -> Iterator[Event]:
     """Draw every subject in every style, judge it, and write `judge.json` and sheets."""
     folder.mkdir(parents=True, exist_ok=True)
     network = load_network()

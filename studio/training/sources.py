@@ -47,29 +47,39 @@ class Style:
 
 PACKAGES: tuple[Package, ...] = (
     Package(
-        "emojibase-data", "17.0.0",
+        "emojibase-data",
+        "17.0.0",
         "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
-        "MIT", "Emojibase, Miles Johnson: labels and tags",
+        "MIT",
+        "Emojibase, Miles Johnson: labels and tags",
     ),
     Package(
-        "@lobehub/fluent-emoji-3d", "1.1.0",
+        "@lobehub/fluent-emoji-3d",
+        "1.1.0",
         "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-        "MIT", "Fluent Emoji, Microsoft Corporation: 3-D renders",
+        "MIT",
+        "Fluent Emoji, Microsoft Corporation: 3-D renders",
     ),
     Package(
-        "@iconify-json/fluent-emoji-flat", "1.2.6",
+        "@iconify-json/fluent-emoji-flat",
+        "1.2.6",
         "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
-        "MIT", "Fluent Emoji, Microsoft Corporation: flat vectors",
+        "MIT",
+        "Fluent Emoji, Microsoft Corporation: flat vectors",
     ),
     Package(
-        "@iconify-json/noto", "1.2.9",
+        "@iconify-json/noto",
+        "1.2.9",
         "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
-        "Apache-2.0", "Noto Emoji, Google LLC: shaded vectors",
+        "Apache-2.0",
+        "Noto Emoji, Google LLC: shaded vectors",
     ),
     Package(
-        "@iconify-json/twemoji", "1.2.5",
+        "@iconify-json/twemoji",
+        "1.2.5",
         "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
-        "CC-BY-4.0", "Twemoji, Twitter, Inc and other contributors: simple vectors",
+        "CC-BY-4.0",
+        "Twemoji, Twitter, Inc and other contributors: simple vectors",
     ),
 )
 
@@ -103,9 +113,7 @@ class Subject:
         return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
-def fetch_packages(
-    folder: Path, packages: tuple[Package, ...] = PACKAGES
-) -> Iterator[Path]:
+def fetch_packages(folder: Path, packages: tuple[Package, ...] = PACKAGES) -> Iterator[Path]:
     """Bring every package into `folder` and unpack it; yield each unpacked folder.
 
     An archive that is already there and has the right checksum is not fetched again. Raises
