@@ -33,6 +33,7 @@ class Priority(IntEnum):
 
     INTERACTIVE = 0  # somebody is waiting for it
     BACKGROUND = 1  # suspended between two steps while interactive work waits
+    TRAINING = 2  # hours long: gives way to everything else
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ class _Ticket:
     begun: bool = False
     events: Iterator[Event] = field(default_factory=lambda: iter(()))  # made when its turn comes
     cancelled: bool = False
+    held: bool = False  # not pulled until it is let go, except to end it
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to do for it."""
+        return self.cancelled or not self.held
 
 
 @dataclass(frozen=True)
@@ -139,10 +146,20 @@ class GpuWorker:
                 return False
             ticket.cancelled = True
             if ticket.begun:
+                self._changed.notify_all()
                 return True
             self._board.tickets.remove(ticket)
         self._report_end(ticket, JobEnded("cancelled"))
         return True
+
+    def hold(self, job_id: str, *, held: bool = True) -> bool:
+        """Leave a job where it is after its current step, or let it go on. False: not here."""
+        with self._changed:
+            ticket = next((t for t in self._board.tickets if t.job_id == job_id), None)
+            if ticket is not None:
+                ticket.held = held
+                self._changed.notify_all()
+        return ticket is not None
 
     def reorder(self, job_ids: Sequence[str]) -> None:
         """Let the waiting jobs run in this order; jobs that are not named keep their order behind.
@@ -184,8 +201,11 @@ class GpuWorker:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._board.closing or bool(self._board.tickets))
+            self._changed.wait_for(lambda: self._board.closing or bool(self._waiting()))
             return not self._board.closing
+
+    def _waiting(self) -> list[_Ticket]:
+        return [ticket for ticket in self._board.tickets if ticket.waits]
 
     def _take(self, *, begun_only: bool) -> list[_Ticket]:
         with self._changed:
@@ -202,9 +222,9 @@ class GpuWorker:
     def _next(self) -> _Ticket | None:
         """Return the job whose step comes next: interactive first, and begun before waiting."""
         with self._changed:
-            if self._board.closing or not self._board.tickets:
+            if self._board.closing or not self._waiting():
                 return None
-            ticket = min(self._board.tickets, key=_turn)
+            ticket = min(self._waiting(), key=_turn)
             ticket.begun = True  # from here on a cancellation is this thread's to carry out
             return ticket
 

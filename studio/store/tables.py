@@ -305,5 +305,52 @@ SHARED_PICTURES = Table(
     sqlite_strict=True,
 )
 
+# Runs of fine-tuning; their checkpoints and pictures lie in the data folder.
+RUNS = Table(
+    "runs",
+    METADATA,
+    Column("number", WIDE, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("state", Text, nullable=False),
+    Column("plan", Text, nullable=False),  # JSON of the RunPlan
+    Column("created_at", SECONDS, nullable=False),
+    Column("sentence", Text, nullable=False, server_default=text("''")),  # why it is in this state
+    Column("epochs", Integer, nullable=False, server_default=text("0")),  # planned
+    Column("about", Text, nullable=False, server_default=text("'{}'")),  # JSON: lineage
+    Column("kept", Text, nullable=False, server_default=text("''")),  # JSON of Kept
+    CheckConstraint(
+        "state IN ('running', 'paused', 'interrupted', 'failed', 'trained', 'kept', 'discarded')",
+        name="runs_state_is_known",
+    ),
+    sqlite_strict=True,
+    sqlite_autoincrement=True,
+)
+
+RUN_EPOCHS = Table(
+    "run_epochs",
+    METADATA,
+    Column("run", Text, ForeignKey("runs.id"), primary_key=True, nullable=False),
+    Column("epoch", Integer, primary_key=True, nullable=False),  # 0 is the base
+    Column("figures", Text, nullable=False),  # JSON
+    Column("picture", Text, nullable=False, server_default=text("''")),  # relative to the folder
+    sqlite_strict=True,
+)
+
+RUN_VERDICTS = Table(
+    "run_verdicts",
+    METADATA,
+    Column("number", WIDE, primary_key=True, autoincrement=True),
+    Column("run", Text, ForeignKey("runs.id"), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("campaign", Text, nullable=False),  # id; its votes may lie on a server
+    Column("sha256", Text, nullable=False),  # of the adapter
+    Column("label", Text, nullable=False),  # the tuned contestant's
+    Column("by_reward", Text, nullable=False, server_default=text("'{}'")),  # JSON
+    Index("run_verdicts_by_run", "run", "number"),
+    Index("run_verdicts_by_campaign", "campaign"),
+    sqlite_strict=True,
+    sqlite_autoincrement=True,
+)
+
 # SQLite's full-text index over prompts; `search.py` keeps it. No part of METADATA: a virtual table.
 PROMPT_WORDS = table("prompt_words", column("rowid"), column("words"), column("marks"))

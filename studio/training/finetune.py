@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,18 +33,22 @@ from studio.diffusion.adapters import (
 from studio.diffusion.device import is_out_of_memory, release_memory
 from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.training.guards import EpochFigures, why_to_stop
-from studio.training.ppo import DivergedError, PromptStatistics, Update, advantages, make_optimizer
+from studio.training.nft import NftUpdate
+from studio.training.ppo import PpoUpdate, PromptStatistics, advantages
 from studio.training.probes import DIVERSITY, ProbeTools, draw_look, probe
 from studio.training.rewards import Images, RewardFunction
 from studio.training.rollout import (
     RolloutPlan,
     TextFeatures,
     Trajectories,
+    joined,
     make_policy,
     picture_seed,
     sample_trajectories,
 )
-from studio.training.run_folder import FineTuneConfig, RunFolder, RunState
+from studio.training.run_folder import NFT, FineTuneConfig, RunFolder, RunState
+from studio.training.team import ALONE, Team
+from studio.training.update import DivergedError, Update, UpdateFigures, make_optimizer
 
 SAMPLE, SCORE, ADVANTAGES, UPDATE, LOOK = "sample", "score", "advantages", "update", "look"
 
@@ -60,12 +66,14 @@ def finetune(
     tools: ProbeTools,
     folder: Path,
     start: Path | None = None,
+    team: Team = ALONE,
 ) -> Iterator[Event]:
     """Train an adapter on `model` towards `reward`, or go on with the run in `folder`.
 
     `model` is this run's own, in fp32; it is given back without the adapter. Yields after every
     U-Net call, and EpochDone when an epoch is committed; who stops pulling stops the run, which
-    then goes on from the last committed epoch. `start` is an adapter to begin with.
+    then goes on from the last committed epoch. `start` is an adapter to begin with. Every process
+    of a `team` calls this with the same arguments; the one that leads writes the folder.
 
     Raises TrainingError when the folder holds another run, DiskFullError, ModelError.
     """
@@ -73,7 +81,25 @@ def finetune(
     try:
         if start is not None:
             continue_from(model.unet, start)
-        yield from _Run(model, reward, config, tools, RunFolder(folder)).events()
+        yield from _Run(model, reward, config, tools, RunFolder(folder), team).events()
+    finally:
+        remove_trained_adapter(model.unet)
+
+
+def conclude(
+    model: LatentDiffusionModel,
+    reward: RewardFunction,
+    config: FineTuneConfig,
+    tools: ProbeTools,
+    folder: Path,
+) -> Iterator[Event]:
+    """End a run before its plan: its last good epoch becomes the result.
+
+    Raises as `finetune`.
+    """
+    add_trainable_adapter(model.unet, config.rank, config.seed)
+    try:
+        yield from _Run(model, reward, config, tools, RunFolder(folder)).end_now()
     finally:
         remove_trained_adapter(model.unet)
 
@@ -88,18 +114,27 @@ class _Run:
         config: FineTuneConfig,
         tools: ProbeTools,
         folder: RunFolder,
+        team: Team,
     ) -> None:
         self.model = model
         self.reward = reward
         self.config = config
         self.tools = tools
         self.folder = folder
+        self.team = team
+        pictures = min(len(config.epoch_prompts(1)), len(config.look_prompts()))
+        if team.count > pictures:
+            raise TrainingError(
+                f"{team.count} processes share {pictures} pictures: each needs at least one. Start "
+                "fewer, or draw more pictures an epoch."
+            )
         self.state = RunState(rollout_batch=config.batch, update_batch=config.ppo.batch)
         self.texts = TextFeatures(model, config.negative_prompt)
         self.policy = make_policy(model, config.policy)
         named = dict(model.unet.named_parameters())
         parameters = [named[name] for name in adapter_state(model.unet)]
         self.optimizer = make_optimizer(parameters, config.ppo)
+        self.update = self._make_update()
         self.good = adapter_state(model.unet)  # of the last epoch that was well
         self._spent = 0.0  # seconds computed in this epoch
         self._calls = 0  # of the U-Net, in this epoch
@@ -107,14 +142,23 @@ class _Run:
     def events(self) -> Iterator[Event]:
         """Go through the epochs that are left; each is timed without what others did meanwhile."""
         identity = self.config.identity(self.model.sha256, self.reward.identity)
-        self.folder.claim(identity)
+        if self.team.leads:
+            self.folder.claim(identity)
+        self.team.wait()
         self._resume()
         if self.state.base is None:
             yield from self._timed(self._first_look())
             self._commit()
+            yield StageArtifact(LOOK, str(self.folder.picture(0)))
         while not self.state.stopped and not self._finished():
             self._spent, self._calls = 0.0, 0
             yield from self._timed(self._epoch())
+        yield from self._end()
+
+    def end_now(self) -> Iterator[Event]:
+        """Write the result of the epochs that are committed."""
+        self.folder.claim(self.config.identity(self.model.sha256, self.reward.identity))
+        self._resume()
         yield from self._end()
 
     def _timed(self, events: Generator[Event, None, None]) -> Iterator[Event]:
@@ -139,6 +183,7 @@ class _Run:
         restore_adapter(self.model.unet, tensors["adapter"])
         restore(self.optimizer)
         self.good = tensors["good"]
+        self.update.batch = self.state.update_batch
 
     def _finished(self) -> bool:
         planned = self.state.epochs or self.config.epochs
@@ -148,18 +193,20 @@ class _Run:
         """Measure the base: what the guards compare with."""
         images = yield from self._look(0)
         self.state.base = self._figures(images, reward_mean=0.0, kl=0.0)
-        self.state.spent += self._spent
+        self.state.spent += max(self.team.gathered(self._spent))
 
     def _epoch(self) -> Generator[Event, None, None]:
         number = self.state.epoch + 1
         statistics = PromptStatistics(self.config.ppo.history, self.state.statistics)
         try:
-            drawn = yield from self._sample(number)
-            rewards = self._score(drawn)
+            own = yield from self._sample(number)
+            own_rewards = self.reward(own.images, own.prompts)
             yield self._progress(SCORE)
+            drawn, rewards = joined(self.team.gathered(own)), self._gathered(own_rewards)
+            self._check_finite(drawn, rewards)
             advantage = advantages(rewards, drawn.prompts, statistics, self.config.ppo)
             yield self._progress(ADVANTAGES)
-            update = yield from self._update(drawn, advantage, number)
+            figures = yield from self._update(drawn, advantage, number)
         except DivergedError as error:
             restore_adapter(self.model.unet, self.good)
             self.state.stopped = (
@@ -168,12 +215,12 @@ class _Run:
             )
             return
         images = yield from self._look(number)
-        figures = update.figures
         now = self._figures(images, reward_mean=float(rewards.mean()), kl=figures.mean("kl"))
         self.state.epoch = number
         self.state.statistics = statistics.as_json()
         self.state.history.append(now)
-        self.state.spent += self._spent
+        seconds = max(self.team.gathered(self._spent))
+        self.state.spent += seconds
         base, guards = self.state.base, self.config.guards
         assert base is not None, "the first look comes before the first epoch"
         learned = self.reward.learned
@@ -181,54 +228,66 @@ class _Run:
         if not self.state.stopped:
             self.good = adapter_state(self.model.unet)
             self.state.good_epoch = number
-        self.state.plan(self.config, self._spent)
+        self.state.plan(self.config, seconds)
         done = self._done(now, figures.mean("clipped"))
-        self.folder.log(self.state, done)
+        if self.team.leads:
+            self.folder.log(self.state, done)
         self._commit()
         yield done
         yield StageArtifact(LOOK, str(self.folder.picture(number)))
 
     def _sample(self, number: int) -> Generator[Event, None, Trajectories]:
-        """Phase 1; in smaller batches, from its beginning, when memory runs out."""
+        """Phase 1: this process's part; in smaller batches, anew, when memory runs out."""
         prompts = self.config.epoch_prompts(number)
         seeds = tuple(picture_seed(self.config.seed, number, i) for i in range(len(prompts)))
-        actions = self.policy.config.actions(number - 1)
+        actions = self.config.rollout_actions(number)
         size = self.config.size or self.model.native_size
+        mine = self.team.part(prompts), self.team.part(seeds)
         while True:
-            plan = RolloutPlan(prompts, seeds, size, actions, self.state.rollout_batch)
+            plan = RolloutPlan(*mine, size, actions, self.state.rollout_batch)
             parts = sample_trajectories(self.policy, self.model, self.texts, plan)
             drawn = yield from self._drawn(parts, SAMPLE)
             if isinstance(drawn, Trajectories):
                 return drawn
             self.state.rollout_batch = self._halved(self.state.rollout_batch)
 
-    def _score(self, drawn: Trajectories) -> Tensor:
-        """Phase 2: rewards (N,)."""
-        rewards = self.reward(drawn.images, drawn.prompts)
-        finite = rewards.isfinite().all() and drawn.log_prob.isfinite().all()
-        if not bool(finite):
+    def _gathered(self, own: Tensor) -> Tensor:
+        """Rewards (n,) of this process's pictures -> those of all of the epoch's (N,): phase 2."""
+        return torch.cat(self.team.gathered(own))
+
+    def _check_finite(self, drawn: Trajectories, rewards: Tensor) -> None:
+        if not bool(rewards.isfinite().all() and drawn.log_prob.isfinite().all()):
             raise DivergedError("The pictures turned into values that are not numbers.")
-        return rewards
+
+    def _make_update(self) -> Update:
+        config, parts = self.config, (self.policy, self.texts, self.optimizer)
+        if config.algorithm == NFT:
+            return NftUpdate(*parts, (config.ppo, config.nft), self.team)
+        return PpoUpdate(*parts, config.ppo, self.team)
 
     def _update(
         self, drawn: Trajectories, advantage: Tensor, number: int
-    ) -> Generator[Event, None, Update]:
+    ) -> Generator[Event, None, UpdateFigures]:
         """Phase 4."""
-        update = Update(self.policy, self.texts, self.optimizer, self.config.ppo)
-        update.batch = self.state.update_batch
-        for _ in update.run(drawn, advantage, self.config.seed, number):
+        for _ in self.update.run(drawn, advantage, self.config.seed, number):
             self._calls += 1
             yield self._progress(UPDATE)
-        self.state.update_batch = update.batch
-        return update
+        self.state.update_batch = self.update.batch
+        first, *others = self.team.gathered(self.update.figures)
+        return first.together(others)
 
     def _look(self, number: int) -> Generator[Event, None, Images]:
         """Draw the film strip of this epoch and store it."""
         while True:
             plan = self.config.look(self.model.native_size, self.state.rollout_batch)
-            images = yield from self._drawn(draw_look(self.model, self.texts, plan), LOOK)
-            if images is not None:
-                self.folder.save_picture(number, images)
+            mine = replace(
+                plan, prompts=self.team.part(plan.prompts), seeds=self.team.part(plan.seeds)
+            )
+            own = yield from self._drawn(draw_look(self.model, self.texts, mine), LOOK)
+            if own is not None:
+                images = np.concatenate(self.team.gathered(own))
+                if self.team.leads:
+                    self.folder.save_picture(number, images)
                 return images
             self.state.rollout_batch = self._halved(self.state.rollout_batch)
 
@@ -272,11 +331,12 @@ class _Run:
     def _calls_an_epoch(self) -> int:
         config, batch = self.config, self.state.rollout_batch
         pictures = config.prompts_per_epoch * config.images_per_prompt
-        sampling = -(-pictures // batch) * config.policy.steps
-        looking = -(-len(config.look_prompts()) // batch) * config.look_steps
-        update = Update(self.policy, self.texts, self.optimizer, config.ppo)
-        update.batch = self.state.update_batch
-        return sampling + update.calls(pictures, len(config.policy.actions(0))) + looking
+        mine, looked_at = (
+            len(self.team.part(range(count))) for count in (pictures, len(config.look_prompts()))
+        )
+        sampling = -(-mine // batch) * config.policy.steps
+        looking = -(-looked_at // batch) * config.look_steps
+        return sampling + self.update.calls(pictures, len(config.policy.actions(0))) + looking
 
     def _done(self, now: EpochFigures, clip_fraction: float) -> EpochDone:
         return EpochDone(
@@ -295,13 +355,19 @@ class _Run:
     def _commit(self) -> None:
         """Write the checkpoint, and the rung of the ladder when one is due."""
         state = self.state
+        if not self.team.leads:
+            self.team.wait()
+            return
         if state.epoch and state.epoch % state.stride(self.config) == 0:
             save_adapter(self.model.unet, self.folder.rung(state.epoch), self._lineage(state.epoch))
         current = adapter_state(self.model.unet)
         self.folder.commit(state, current, self.good, self.optimizer)
+        self.team.wait()
 
     def _end(self) -> Iterator[Event]:
         """Write the result: the last epoch that was well."""
+        if not self.team.leads:
+            return
         restore_adapter(self.model.unet, self.good)
         path, _ = save_adapter(
             self.model.unet, self.folder.path, self._lineage(self.state.good_epoch)
