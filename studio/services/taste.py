@@ -87,6 +87,7 @@ class Taste:
         self._now = Snapshot()
         self._cache: FeatureCache | None = None  # worker's thread only
         self._wanted: dict[str, None] = {}  # pictures whose features somebody asked for, in order
+        self._offered: frozenset[str] = frozenset()  # by campaigns; a lost picture is tried once
 
     @property
     def now(self) -> Snapshot:
@@ -95,9 +96,7 @@ class Taste:
 
     def keep_up(self) -> None:
         """Refit in the background when enough has happened since the last time; returns at once."""
-        votes, undos = self._votes.events()
-        seen = self._now.events
-        if votes - seen[0] + undos - seen[1] >= REFIT_AFTER:
+        if self._is_behind():
             self.refresh()
 
     def refresh(self) -> None:
@@ -106,7 +105,7 @@ class Taste:
 
     def learned(self) -> Snapshot:
         """Learn now, on this thread, and return the snapshot; for commands that hold the device."""
-        for _ in self._learn():
+        for _ in self._learn_once():
             pass
         return self._now
 
@@ -124,11 +123,14 @@ class Taste:
         """Return a campaign's way to choose a pair; None chooses at random.
 
         Each pair is chosen as if those before it had been answered, or all would ask the same.
+        Pictures that came since the last refit are looked at in the background.
         """
         from studio.training.reward import untrained_reward
         from studio.training.selection import as_if_answered, next_pair
 
         now, strategy = self._now, campaign.plan.strategy
+        if strategy != "random":
+            self._offer(pictures)
         known = [now.features[sha256] for sha256 in pictures if sha256 in now.features]
         if strategy == "random" or len(known) < FEW_PICTURES:
             return None
@@ -149,6 +151,12 @@ class Taste:
 
         return choose
 
+    def _offer(self, pictures: Iterable[str]) -> None:
+        fresh = frozenset(pictures) - self._offered
+        if fresh:
+            self._offered |= fresh
+            self.want(fresh)
+
     def embed(self, pictures: Sequence[str]) -> Iterator[Event]:
         """Make the missing features of pictures; on the worker's thread, a handful at a time."""
         missing = [sha256 for sha256 in pictures if sha256 not in self._now.features]
@@ -167,7 +175,18 @@ class Taste:
         found = self._embed_some(pictures)
         return found, self._feature_cache().encoder
 
+    def _is_behind(self) -> bool:
+        votes, undos = self._votes.events()
+        seen = self._now.events
+        return votes - seen[0] + undos - seen[1] >= REFIT_AFTER
+
     def _learn(self) -> Iterator[Event]:
+        """Refit, and again for what came meanwhile: a job that runs is not queued twice."""
+        yield from self._learn_once()
+        while self._wanted or self._is_behind():
+            yield from self._learn_once()
+
+    def _learn_once(self) -> Iterator[Event]:
         """Refit: features of what was voted on, then the reward, then how well it predicts."""
         from studio.training.comparisons import comparisons_from_votes
         from studio.training.reward import fit_reward

@@ -18,13 +18,17 @@ SIDE = 64  # pixels
 
 
 def file_pictures(
-    studio: Studio, prompts: int = 6, each: int = 4, models: tuple[str, ...] = ("tiny",)
+    studio: Studio,
+    prompts: int = 6,
+    each: int = 4,
+    models: tuple[str, ...] = ("tiny",),
+    first_prompt: int = 0,
 ) -> list[Picture]:
     """File noisy pictures of random colours, `each` of every prompt and model."""
     store = PictureStore(studio.database, studio.settings.data_dir)
-    chance = np.random.default_rng(0)
+    chance = np.random.default_rng(first_prompt)
     found = []
-    for number in range(prompts):
+    for number in range(first_prompt, first_prompt + prompts):
         for model in models:
             request = GenerationRequest(
                 prompt=f"prompt {number}", width=SIDE, height=SIDE, seed=100, model=model
