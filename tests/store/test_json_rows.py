@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
@@ -18,15 +19,26 @@ JSON = st.recursive(
     max_leaves=6,
 )
 
+# A crowded machine is slow at making up examples; that says nothing about the reader.
+unhurried = settings_of_hypothesis(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file, written anew for each example."""
+    return tmp_path_factory.mktemp("json") / "rows.json"
+
 
 @given(
     rows=st.lists(st.dictionaries(st.text(), JSON, max_size=4), max_size=6),
     layout=st.sampled_from(["array", "indented", "lines"]),
     padding=st.integers(0, 70_000),
 )
-@settings_of_hypothesis(deadline=None, max_examples=60)
+@unhurried
 def test_json_of_any_layout_is_read_row_by_row(
-    rows: list[dict], layout: str, padding: int, tmp_path_factory: pytest.TempPathFactory
+    rows: list[dict], layout: str, padding: int, file: Path
 ):
     rows = [{"padding": "x" * padding}, *rows]  # so that rows lie across the reader's chunks
     text = {
@@ -34,20 +46,16 @@ def test_json_of_any_layout_is_read_row_by_row(
         "indented": lambda: json.dumps(rows, indent=2, ensure_ascii=True),
         "lines": lambda: "\n".join(map(json.dumps, rows)),
     }[layout]()
-    path = tmp_path_factory.mktemp("json") / "rows.json"
-    path.write_text(text, encoding="utf-8")
-    assert [row for _, row in read_json_rows(path)] == rows
+    file.write_text(text, encoding="utf-8")
+    assert [row for _, row in read_json_rows(file)] == rows
 
 
 @given(text=st.text(alphabet='[]{}",:1ae\\ \n', max_size=40))
-@settings_of_hypothesis(deadline=None, max_examples=200)
-def test_any_text_is_read_as_json_would_or_refused(
-    text: str, tmp_path_factory: pytest.TempPathFactory
-):
-    path = tmp_path_factory.mktemp("json") / "rows.json"
-    path.write_text(text, encoding="utf-8")
+@unhurried
+def test_any_text_is_read_as_json_would_or_refused(text: str, file: Path):
+    file.write_text(text, encoding="utf-8")
     try:
-        found = [row for _, row in read_json_rows(path)]
+        found = [row for _, row in read_json_rows(file)]
     except ImportRefusedError:
         return
     if text.lstrip().startswith("["):
