@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from studio.core.errors import ImportRefusedError
 from studio.store.vote_formats.json_rows import read_json_rows
 
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | FINITE | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
@@ -62,3 +63,10 @@ def test_any_text_is_read_as_json_would_or_refused(text: str, file: Path):
         assert json.loads(text) == found
     else:
         assert all(isinstance(row, dict) for row in found)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_json_does_not_know_is_refused(constant: str, file: Path):
+    file.write_text(f'[{{"label_0": {constant}}}]', encoding="utf-8")
+    with pytest.raises(ImportRefusedError, match="is not JSON"):
+        list(read_json_rows(file))
