@@ -19,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from studio.core.errors import EaselError, InvalidRequestError, StudioRunningError, TrainingError
 from studio.core.events import EpochDone, Notice, StageProgress
 from studio.core.request import MAX_PROMPT_CHARACTERS
@@ -28,6 +26,7 @@ from studio.core.settings import ASSETS, Settings
 from studio.services.model_folder import STARTER
 from studio.services.models import ModelShelf
 from studio.services.ownership import hold_training
+from studio.services.run_plan import split_prompts
 from studio.services.studio import Studio, open_studio
 from studio.store.lock import FileLock
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 DONE, FAILED, BAD_FLAG, RUNNING, STOPPED = 0, 1, 2, 3, 130
 MINUTES = 15.0  # when neither minutes nor epochs are asked for
-MOST_HELD_OUT = 6  # prompts on the film strip
 MAX_PROMPT_FILE = 16 * 2**20  # bytes
 MAX_PROMPTS = 100_000
 _FIGURES = (
@@ -130,22 +128,6 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     if any(len(prompt) > MAX_PROMPT_CHARACTERS for prompt in prompts):
         raise _bad_prompts(f"a prompt has more than {MAX_PROMPT_CHARACTERS:,} characters")
     return prompts
-
-
-def split_prompts(prompts: tuple[str, ...], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return prompts to train on and prompts to look at; with fewer than three they are the same.
-
-    Which are held out follows from the seed.
-    """
-    if len(prompts) < 3:
-        return prompts, prompts
-    order = np.random.default_rng((seed, 3)).permutation(len(prompts))
-    count = min(MOST_HELD_OUT, max(1, len(prompts) // 5))
-    held_out = set(order[:count].tolist())
-    return (
-        tuple(p for i, p in enumerate(prompts) if i not in held_out),
-        tuple(p for i, p in enumerate(prompts) if i in held_out),
-    )
 
 
 def _run(args: argparse.Namespace, settings: Settings) -> int:
