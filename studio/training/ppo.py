@@ -1,4 +1,4 @@
-"""Proximal policy optimization over denoising steps: the equations, and one epoch's four phases.
+"""Proximal policy optimization over denoising steps: the equations, and the loss of a batch.
 
     A     = (r - mean_prompt) / std_prompt, clipped
     rho   = p_theta(x_t' | x_t) / p_old(x_t' | x_t)
@@ -19,11 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from studio.core.errors import TrainingError
 from studio.diffusion.adapters import adapter_off
-from studio.diffusion.device import is_out_of_memory, release_memory
-from studio.training.loop import step_generator
 from studio.training.rollout import Policy, TextFeatures, Trajectories
+from studio.training.team import ALONE, Team
+from studio.training.update import DivergedError, Update
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,6 @@ class PpoConfig:
     history: int = 32  # rewards remembered a prompt; ddpo-pytorch 16 to 32
     min_count: int = 8  # rewards of a prompt before its own spread counts
     batch: int = 16  # (picture, step) pairs a U-Net call
-
-
-class DivergedError(TrainingError):
-    """The loss or its gradient is not a number; the weights are as before the update."""
 
 
 class PromptStatistics:
@@ -109,22 +104,6 @@ def kl_to_base(mean: Tensor, base_mean: Tensor, std: Tensor) -> Tensor:
     return ((mean - base_mean).square() / (2 * std**2)).flatten(1).mean(1)
 
 
-@dataclass
-class UpdateFigures:
-    """Sums over the pairs of one epoch's updates."""
-
-    pairs: int = 0
-    kl: float = 0.0  # nats a step, summed over the dimensions of a latent
-    clipped: float = 0.0
-    loss: float = 0.0
-    approx_kl: float = 0.0  # to the policy that drew, per dimension
-    largest_log_ratio: float = 0.0
-
-    def mean(self, name: str) -> float:
-        """Return the mean of a sum over the pairs."""
-        return getattr(self, name) / max(self.pairs, 1)
-
-
 @dataclass(frozen=True)
 class Pairs:
     """Some (picture, step) pairs, folded into one batch; on the device."""
@@ -137,8 +116,8 @@ class Pairs:
     prompt_embeds: Tensor  # (B, L, D), or (2B, L, D) with guidance
 
 
-class Update:
-    """Phase 4: the clipped update of one epoch's trajectories."""
+class PpoUpdate(Update):
+    """The clipped update of one epoch's trajectories; the settings are PPO's."""
 
     def __init__(
         self,
@@ -146,70 +125,24 @@ class Update:
         texts: TextFeatures,
         optimizer: torch.optim.Optimizer,
         config: PpoConfig,
+        team: Team = ALONE,
     ) -> None:
-        self.policy = policy
+        super().__init__(policy, texts, optimizer, config, team)
         self.config = config
-        self.batch = config.batch  # shrinks when memory runs out
-        self.figures = UpdateFigures()
-        self._texts = texts
-        self._optimizer = optimizer
 
-    def run(self, drawn: Trajectories, advantage: Tensor, seed: int, epoch: int) -> Iterator[int]:
-        """Take the epoch's optimizer steps; yields after every U-Net call.
+    def _calls_a_batch(self, step: int) -> int:
+        return 2 if self.config.kl_weight > 0 else 1
 
-        Each step sums the gradient over all trained steps of its share of the pictures. Raises
-        DivergedError before the weights are touched by a gradient that is not a number.
-        """
-        self.figures = UpdateFigures()
-        chance = step_generator(seed, epoch, stream=1)
-        order = chance.permutation(len(drawn.prompts))
-        for share in torch.from_numpy(order).tensor_split(self.config.updates):
-            pairs = torch.cartesian_prod(share, torch.arange(len(drawn.actions)))
-            pairs = pairs[torch.from_numpy(chance.permutation(len(pairs)))]
-            yield from self._one_step(drawn, advantage, pairs)
-
-    def calls(self, pictures: int, actions: int) -> int:
-        """Return how many U-Net calls an epoch's update takes."""
-        shares = torch.arange(pictures).tensor_split(self.config.updates)
-        batches = sum(-(-len(share) * actions // self.batch) for share in shares)
-        return batches * (2 if self.config.kl_weight > 0 else 1)
-
-    def _one_step(self, drawn: Trajectories, advantage: Tensor, pairs: Tensor) -> Iterator[int]:
-        figures = self.figures
-        while True:
-            self._optimizer.zero_grad(set_to_none=True)
-            self.figures = UpdateFigures(**vars(figures))
-            if (yield from self._gradients(drawn, advantage, pairs)):
-                break
-            release_memory(self.policy.timesteps.device)
-            if self.batch == 1:
-                raise TrainingError(
-                    "Memory ran out even with one step of one picture at a time. Close other "
-                    "programs, train on smaller pictures or choose a smaller model."
-                )
-            self.batch = (self.batch + 1) // 2  # the same sum in smaller parts
-        [group] = self._optimizer.param_groups
-        norm = torch.nn.utils.clip_grad_norm_(group["params"], self.config.gradient_clip)
-        if not torch.isfinite(norm):
-            raise DivergedError("The loss stopped being a number.")
-        self._optimizer.step()
-
-    def _gradients(self, drawn: Trajectories, advantage: Tensor, pairs: Tensor) -> Iterator[int]:
-        """Add up the gradient of all pairs; returns False when memory ran out on the way."""
-        for chosen in pairs.split(self.batch):
-            batch = self._fold(drawn, advantage, chosen)
-            base_mean = None
-            if self.config.kl_weight > 0:
-                base_mean = _attempt(lambda batch=batch: self._base_mean(batch))
-                if base_mean is None:
-                    return False
-                yield len(chosen)
-            share = len(chosen) / len(pairs)
-            done = _attempt(lambda b=batch, m=base_mean, s=share: self._backward(b, m, s))
-            if done is None:
-                return False
+    def _gradient(
+        self, drawn: Trajectories, advantage: Tensor, chosen: Tensor, share: float
+    ) -> Iterator[int]:
+        batch = self._fold(drawn, advantage, chosen)
+        base_mean = None
+        if self.config.kl_weight > 0:
+            base_mean = self._base_mean(batch)
             yield len(chosen)
-        return True
+        self._backward(batch, base_mean, share)
+        yield len(chosen)
 
     def _fold(self, drawn: Trajectories, advantage: Tensor, chosen: Tensor) -> Pairs:
         pictures, places = chosen.unbind(1)
@@ -233,7 +166,7 @@ class Update:
         return step.mean
 
     @torch.enable_grad()
-    def _backward(self, batch: Pairs, base_mean: Tensor | None, share: float) -> bool:
+    def _backward(self, batch: Pairs, base_mean: Tensor | None, share: float) -> None:
         config, figures = self.config, self.figures
         step, _ = self.policy.step(batch.before, batch.numbers, batch.prompt_embeds)
         log_prob = step.log_prob(batch.after)
@@ -253,21 +186,3 @@ class Update:
         figures.clipped += float(((log_ratio.exp() - 1).abs() > clip_range).sum())
         figures.approx_kl += float(0.5 * log_ratio.square().sum())
         figures.largest_log_ratio = max(figures.largest_log_ratio, float(log_ratio.abs().max()))
-        return True
-
-
-def make_optimizer(parameters: Sequence[Tensor], config: PpoConfig) -> torch.optim.AdamW:
-    """Return the AdamW that the field trains LoRA policies with."""
-    return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-
-
-def _attempt(call):  # noqa: ANN001, ANN202
-    """Return the call's result, or None when memory ran out."""
-    try:
-        return call()
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    return None

@@ -104,12 +104,26 @@ class Trajectories:
     before: Tensor  # (N, A, C, h, w) x_t
     after: Tensor  # (N, A, C, h, w) x_t'
     log_prob: Tensor  # (N, A), mean over dimensions, under the policy that drew
+    latents: Tensor  # (N, C, h, w) x_0, where the chain ended
     images: np.ndarray  # (N, H, W, 3) bytes
 
     @property
     def dimensions(self) -> int:
         """Numbers in one latent."""
-        return self.before[0, 0].numel()
+        return self.latents[0].numel()
+
+
+def joined(parts: Sequence[Trajectories]) -> Trajectories:
+    """Return the trajectories of several batches, or processes, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    before, after, log_prob, latents = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("before", "after", "log_prob", "latents")
+    )
+    prompts = tuple(prompt for part in parts for prompt in part.prompts)
+    images = np.concatenate([part.images for part in parts])
+    return Trajectories(prompts, parts[0].actions, before, after, log_prob, latents, images)
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,7 @@ class RolloutPlan:
     prompts: tuple[str, ...]  # one a picture
     seeds: tuple[int, ...]  # one a picture
     size: tuple[int, int]  # width, height in pixels
-    actions: range
+    actions: range  # that are kept; none: nothing is left to chance, as artists draw
     batch: int  # pictures at once
 
 
@@ -166,7 +180,7 @@ def sample_trajectories(
 
     The last thing that comes out is the `Trajectories`. Noise depends on a picture's seed alone.
     """
-    parts: list[tuple[Tensor, Tensor, Tensor, np.ndarray]] = []
+    parts = []
     for first in range(0, len(plan.prompts), plan.batch):
         rows = slice(first, first + plan.batch)
         generators = picture_generators(plan.seeds[rows])
@@ -182,20 +196,18 @@ def sample_trajectories(
                 log_probs.append(log_prob.cpu())
             latents = step.latents
             yield len(noise)
+        empty = torch.zeros(len(noise), 0)
+        chain = (torch.stack(kept, 1) if kept else empty for kept in (before, after, log_probs))
         images = to_uint8(decode(model.vae, latents))
-        parts.append(
-            (torch.stack(before, 1), torch.stack(after, 1), torch.stack(log_probs, 1), images)
-        )
-    before, after, log_prob = (torch.cat([part[i] for part in parts]) for i in range(3))
-    images = np.concatenate([part[3] for part in parts])
-    yield Trajectories(plan.prompts, plan.actions, before, after, log_prob, images)
+        parts.append(Trajectories(plan.prompts[rows], plan.actions, *chain, latents.cpu(), images))
+    yield joined(parts)
 
 
 def _transition(
     policy: Policy, generators: Sequence[torch.Generator], actions: range
 ) -> GaussianTransition:
     config = policy.config
-    if config.window > 0:
+    if config.window > 0 or not actions:
         return WindowTransition(policy, generators, actions)
     return GaussianTransition(
         policy.schedule, policy.timesteps, generators, config.eta, config.min_std

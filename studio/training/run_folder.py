@@ -19,12 +19,15 @@ from studio.core.errors import DiskFullError, TrainingError
 from studio.core.events import EpochDone
 from studio.training import checkpoint
 from studio.training.guards import EpochFigures, GuardConfig
+from studio.training.nft import NftConfig
 from studio.training.ppo import PpoConfig
 from studio.training.probes import LookPlan
 from studio.training.rewards import Images
 from studio.training.rollout import PolicyConfig
 
 LOOK_SEED = 1000  # of the first picture of each held-out prompt
+PPO, NFT = "ppo", "nft"
+ALGORITHMS = (PPO, NFT)
 _STRIP = 6  # pictures in a row of the film strip
 
 
@@ -46,8 +49,10 @@ class FineTuneConfig:
     rungs: int = 10  # adapters on the ladder
     negative_prompt: str = ""
     size: tuple[int, int] | None = None  # width, height in pixels; None: the model's own
+    algorithm: str = PPO  # one of ALGORITHMS
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    ppo: PpoConfig = field(default_factory=PpoConfig)
+    ppo: PpoConfig = field(default_factory=PpoConfig)  # optimizer and advantages: for both
+    nft: NftConfig = field(default_factory=NftConfig)
     guards: GuardConfig = field(default_factory=GuardConfig)
 
     def __post_init__(self) -> None:
@@ -55,6 +60,10 @@ class FineTuneConfig:
             raise TrainingError("There are no prompts to train on; give at least one.")
         if self.epochs <= 0 and self.minutes <= 0:
             raise TrainingError("Say how long to train: a number of epochs, or of minutes.")
+        if self.algorithm not in ALGORITHMS:
+            raise TrainingError(
+                f"There is no algorithm '{self.algorithm[:40]}'. Choose {' or '.join(ALGORITHMS)}."
+            )
         if self.prompts_per_epoch * self.images_per_prompt < 2:
             raise TrainingError("An epoch needs at least two pictures to compare.")
 
@@ -71,6 +80,10 @@ class FineTuneConfig:
             chosen.append(self.prompts[order[within]])
         pictures = self.prompts_per_epoch * self.images_per_prompt
         return tuple(chosen[i * each // pictures] for i in range(pictures))
+
+    def rollout_actions(self, epoch: int) -> range:
+        """Return the steps of an epoch's pictures that are actions; none where none is scored."""
+        return self.policy.actions(epoch - 1) if self.algorithm == PPO else range(0)
 
     def look_prompts(self) -> tuple[str, ...]:
         """Return the prompt of each picture of the film strip."""

@@ -1,4 +1,4 @@
-"""Does fine-tuning learn, and what it was asked to? Hours of two cores; goes on where it stopped.
+"""Does fine-tuning learn, and what it was asked to? Hours of a core; goes on where it stopped.
 
 (a) Known rewards on the starter model: brightness and compressibility must move by at least two
     standard errors in the asked direction, a random reward by less than noise. Three seeds.
@@ -8,37 +8,45 @@
     the same learned reward gives. Five seeds.
 
 Each run keeps its folder below the data folder and its verdict in a file, so that a benchmark that
-is interrupted, or given only some minutes, measures the rest the next time.
+is interrupted, or given only some minutes, measures the rest the next time. Given epochs, a run is
+the same on a crowded machine; the CPU time that it took stands beside it.
 
-    python -m tests.benchmarks.learning [--minutes M] [--only NAME-SEED]
+    python -m tests.benchmarks.learning [--minutes M | --epochs N] [--only NAME-SEED]
+        [--algorithm ppo|nft] [--folder FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from studio.core.events import EpochDone, Notice
+from studio.core.errors import TrainingError
+from studio.core.events import EpochDone, Event, Notice
 from studio.core.settings import STARTER_MODEL, Settings
 from studio.diffusion.adapters import AppliedAdapters
-from studio.diffusion.model import LatentDiffusionModel, load_model
+from studio.diffusion.model import load_model
+from studio.diffusion.model_files import hash_model
 from studio.training.comparisons import Comparisons
+from studio.training.corpus import load as load_corpus
 from studio.training.features import load_encoder
 from studio.training.finetune import finetune
 from studio.training.intervals import wilson_interval
+from studio.training.judge import build_bank, features, hit_rates, load_network, rank
 from studio.training.probes import LookPlan, draw_look, load_tools, probe
 from studio.training.reward import fit_reward
 from studio.training.rewards import Images, RewardFunction, known_reward, learned_reward
 from studio.training.rollout import TextFeatures
-from studio.training.run_folder import FineTuneConfig
+from studio.training.run_folder import ALGORITHMS, PPO, FineTuneConfig
 from studio.training.simulated_rater import (
     SimulatedRater,
     Taste,
@@ -72,22 +80,40 @@ class Verdict:
     wins_low: float | None = None
     wins_high: float | None = None
     rerank_wins: float | None = None  # (b): of the best of four of the base against one of it
+    recognised: float | None = None  # tuned: share of subjects in the judge's first five
+    recognised_before: float | None = None  # base; None where there is no corpus to judge with
+    cpu_seconds: float = 0.0  # of training
     stopped: str = ""
 
 
-def main(minutes: float = MINUTES, only: str = "") -> list[dict]:
+@dataclass(frozen=True)
+class Effort:
+    """How long each run trains, how, and where it keeps its files."""
+
+    folder: Path
+    minutes: float = 0.0
+    epochs: int = 0
+    algorithm: str = PPO
+    corpus: Path = Settings().training_dir / "corpus"  # what the judge compares with
+
+    def run(self, name: str, seed: int) -> Path:
+        """Return a run's folder."""
+        length = f"{self.epochs}-epochs" if self.epochs else f"{self.minutes:g}-minutes"
+        return self.folder / f"{name}-{seed}-{self.algorithm}-{length}"
+
+
+def main(effort: Effort | None = None, only: str = "") -> list[dict]:
     """Measure what is missing and return all figures."""
-    folder = Settings().data_dir / "bench" / "learning"
+    effort = effort or Effort(Settings().data_dir / "bench" / "learning", minutes=MINUTES)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     wanted = [(n, s) for n in KNOWN for s in KNOWN_SEEDS] + [("taste", s) for s in TASTE_SEEDS]
     rows = []
     for name, seed in wanted:
-        if only and only != f"{name}-{seed}":
+        if only and only not in (name, f"{name}-{seed}"):
             continue
-        run = folder / f"{name}-{seed}-{minutes:g}"
-        file = run / "verdict.json"
+        file = effort.run(name, seed) / "verdict.json"
         if not file.exists():
-            verdict = judged(name, seed, minutes, run)
+            verdict = judged(name, seed, effort)
             file.write_text(json.dumps(asdict(verdict), indent=1), encoding="utf-8")
         rows += records(Verdict(**json.loads(file.read_text(encoding="utf-8"))))
     return rows
@@ -106,7 +132,18 @@ def records(verdict: Verdict) -> list[dict]:
             "n": verdict.pictures,
         },
         {"metric": f"learning {title}: diversity", "value": verdict.diversity, "unit": "of base"},
+        {"metric": f"learning {title}: training", "value": verdict.cpu_seconds, "unit": "CPU s"},
     ]
+    if verdict.recognised is not None and verdict.recognised_before is not None:
+        rows.append(
+            {
+                "metric": f"learning {title}: subjects recognised in the first five",
+                "value": verdict.recognised,
+                "unit": "share",
+                "ratio_to": f"the base ({verdict.recognised_before:.3f})",
+                "ratio": verdict.recognised / max(verdict.recognised_before, 1e-9),
+            }
+        )
     if verdict.wins is not None:
         rows.append(
             {
@@ -131,44 +168,92 @@ def prompts() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return chosen[:TRAINED], chosen[TRAINED:]
 
 
-def judged(name: str, seed: int, minutes: float, run: Path) -> Verdict:
+def judged(name: str, seed: int, effort: Effort) -> Verdict:
     """Train, then compare base and tuned on held-out prompts."""
+    run = effort.run(name, seed)
     model = load_model(STARTER_MODEL, "starter", "cpu", torch.float32)
     tools = load_tools(model, STARTER_MODEL)
     trained, fresh = prompts()
     rater = HiddenRater(seed)
-    reward = rater.taught(model, trained) if name == "taste" else known_reward(name)
-    config = FineTuneConfig(trained, fresh[-6:], minutes=minutes, seed=seed)
-    last, stopped = EpochDone(0, 0, 0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0), ""
-    for event in finetune(model, reward, config, tools, run):
-        if isinstance(event, EpochDone):
-            last = event
-            sys.stderr.write(f"{name}-{seed}: {event}\n")
-        elif isinstance(event, Notice):
-            stopped = event.sentence
-    if last.epoch == 0:  # the training was over before
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        last = EpochDone(**json.loads(lines[-1]))
+    reward = known_reward(name) if name != "taste" else rater.taught(effort, trained)
+    config = FineTuneConfig(
+        trained,
+        fresh[-6:],
+        minutes=effort.minutes,
+        epochs=effort.epochs,
+        seed=seed,
+        algorithm=effort.algorithm,
+    )
+    last, stopped, seconds = trained_by(finetune(model, reward, config, tools, run), run)
     asked = tuple(p for p in fresh[:-2] for _ in range(POOL))
-    base = draw(model, asked)
-    applied = AppliedAdapters(model, [(run / "adapter.safetensors", 1.0)])
-    with applied.on():
-        tuned = draw(model, asked)
-    applied.remove()
+    base = base_pictures(effort, asked)
+    tuned = draw(asked, run / "adapter.safetensors")
     before, after = (probe(images, asked, tools)["diversity"] for images in (base, tuned))
     common = {"name": name, "seed": seed, "epochs": last.epoch, "kl": last.kl}
     common |= {"pictures": len(asked), "diversity": after / before, "stopped": stopped}
+    common |= {"cpu_seconds": seconds} | recognition(base, tuned, asked, effort.corpus)
     if name != "taste":
         return Verdict(**common, **paired(*(reward(i, asked).numpy() for i in (base, tuned))))
     return Verdict(**common, **rater.verdict(base, tuned, reward, asked))
 
 
-def draw(model: LatentDiffusionModel, asked: Sequence[str]) -> Images:
+def trained_by(events: Iterable[Event], run: Path) -> tuple[EpochDone, str, float]:
+    """Pull a run to its end; return the last epoch, why it stopped, and seconds of CPU time.
+
+    The CPU time of all sittings stands in a file beside the run.
+    """
+    file = run / "cpu-seconds.txt"
+    spent = float(file.read_text()) if file.exists() else 0.0
+    begun, stopped = time.process_time(), ""
+    for event in events:
+        if isinstance(event, EpochDone):
+            file.write_text(str(spent + time.process_time() - begun))
+            sys.stderr.write(f"{run.name}: {event}\n")
+        elif isinstance(event, Notice):
+            stopped = event.sentence
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return EpochDone(**json.loads(lines[-1])), stopped, float(file.read_text())
+
+
+def base_pictures(effort: Effort, asked: Sequence[str]) -> Images:
+    """Return what the base draws for these prompts; drawn once for all runs."""
+    digest = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:12]
+    file = effort.folder / f"base-{hash_model(STARTER_MODEL)[:12]}-{digest}.npy"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, draw(asked))
+    return np.load(file)
+
+
+def draw(asked: Sequence[str], adapter: Path | None = None) -> Images:
     """Draw one picture a prompt as an artist would; repeated prompts get the next seeds."""
+    model = load_model(STARTER_MODEL, "starter", "cpu")
+    applied = AppliedAdapters(model, [(adapter, 1.0)] if adapter else [])
     seeds = tuple(5000 + i % POOL for i in range(len(asked)))
     plan = LookPlan(tuple(asked), seeds, model.native_size, STEPS, GUIDANCE, BATCH)
-    *_, images = draw_look(model, TextFeatures(model), plan)
+    with applied.on():
+        *_, images = draw_look(model, TextFeatures(model), plan)
     return images
+
+
+def recognition(
+    base: Images, tuned: Images, asked: Sequence[str], folder: Path
+) -> dict[str, float]:
+    """Return how many subjects the judge finds in its first five, where there is a corpus."""
+    try:
+        corpus = load_corpus(folder)
+        network = load_network()
+    except TrainingError as error:
+        sys.stderr.write(f"Recognisability is not measured: {error}\n")
+        return {}
+    bank = build_bank(network, corpus).without_style(STYLE)
+    shares = []
+    for images in (base, tuned):
+        found = features(network, list(images))
+        names = (prompt.removesuffix(f", {STYLE}") for prompt in asked)
+        ranks = [rank(feature, name, bank) for feature, name in zip(found, names, strict=True)]
+        shares.append(hit_rates(ranks)["first_5"])
+    return {"recognised_before": shares[0], "recognised": shares[1]}
 
 
 def paired(base: np.ndarray, tuned: np.ndarray) -> dict[str, float]:
@@ -187,10 +272,10 @@ class HiddenRater:
         self._pool = np.zeros((0, 8))  # statistics of the pool
         self._scale = 1.0  # utilities are in logits after it
 
-    def taught(self, model: LatentDiffusionModel, trained: Sequence[str]) -> RewardFunction:
+    def taught(self, effort: Effort, trained: Sequence[str]) -> RewardFunction:
         """Let the rater vote on pictures of the base; return the reward learned from the votes."""
         asked = [prompt for prompt in trained for _ in range(POOL)]
-        pictures = draw(model, asked)
+        pictures = base_pictures(effort, asked)
         self._pool = pixel_statistics(list(pictures))
         chance = np.random.default_rng((self._seed, 1))
         prompt = chance.integers(len(trained), size=VOTES)
@@ -252,6 +337,12 @@ class HiddenRater:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--only", default="")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default=PPO)
+    parser.add_argument("--folder", type=Path, default=Settings().data_dir / "bench" / "learning")
+    parser.add_argument("--corpus", type=Path, default=Effort.corpus)
     args = parser.parse_args()
-    print(json.dumps(main(args.minutes, args.only), indent=1))
+    minutes = 0.0 if args.epochs else args.minutes
+    chosen = Effort(args.folder, minutes, args.epochs, args.algorithm, args.corpus)
+    print(json.dumps(main(chosen, args.only), indent=1))

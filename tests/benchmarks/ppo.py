@@ -30,7 +30,7 @@ import torch
 from studio.core.settings import STARTER_MODEL, Settings
 from studio.diffusion.adapters import adapter_parameters, add_trainable_adapter
 from studio.diffusion.model import LatentDiffusionModel, load_model
-from studio.training.ppo import PpoConfig, PromptStatistics, Update, advantages, make_optimizer
+from studio.training.ppo import PpoConfig, PpoUpdate, PromptStatistics, advantages
 from studio.training.rewards import known_reward
 from studio.training.rollout import (
     PolicyConfig,
@@ -41,6 +41,7 @@ from studio.training.rollout import (
     picture_seed,
     sample_trajectories,
 )
+from studio.training.update import make_optimizer
 
 TRL = "trl==0.23.1"
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,7 +174,7 @@ def our_epoch(
         drawn = drawn_by(model, config, texts)
         rewards = reward(drawn.images, drawn.prompts)
         advantage = advantages(rewards, drawn.prompts, PromptStatistics(32), ppo)
-        for _ in Update(make_policy(model, config), texts, optimizer, ppo).run(
+        for _ in PpoUpdate(make_policy(model, config), texts, optimizer, ppo).run(
             drawn, advantage, seed=0, epoch=1
         ):
             pass
@@ -237,7 +238,7 @@ def equality(folder: Path) -> dict[str, float]:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=chance))
     advantage = torch.randn(IMAGES, generator=chance)
     ppo = replace(PPO, updates=1, learning_rate=0.0, gradient_clip=1e9)
-    update = Update(make_policy(model, POLICY), texts, make_optimizer(parameters, ppo), ppo)
+    update = PpoUpdate(make_policy(model, POLICY), texts, make_optimizer(parameters, ppo), ppo)
     for _ in update.run(drawn, advantage, seed=0, epoch=1):
         pass
     ours = torch.cat([p.grad.flatten() for p in parameters])

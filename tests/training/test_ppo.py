@@ -29,13 +29,11 @@ from studio.diffusion.latents import decode, to_uint8
 from studio.diffusion.model import load_model
 from studio.diffusion.schedule import noise_schedule
 from studio.training.ppo import (
-    DivergedError,
     PpoConfig,
+    PpoUpdate,
     PromptStatistics,
-    Update,
     advantages,
     kl_to_base,
-    make_optimizer,
     ppo_clip_loss,
 )
 from studio.training.rollout import (
@@ -47,6 +45,7 @@ from studio.training.rollout import (
     picture_seed,
     sample_trajectories,
 )
+from studio.training.update import DivergedError, make_optimizer
 from tests.diffusion.tiny_model import build_tiny_model
 
 PROMPTS = ("red apple", "red apple", "castle", "castle")
@@ -85,9 +84,9 @@ def drawn_by(model, config, *, batch=4, prompts=PROMPTS, epoch=1) -> Trajectorie
     return drawn
 
 
-def update_of(model, config, ppo) -> Update:
+def update_of(model, config, ppo) -> PpoUpdate:
     optimizer = make_optimizer(adapter_parameters(model.unet), ppo)
-    return Update(make_policy(model, config), TextFeatures(model), optimizer, ppo)
+    return PpoUpdate(make_policy(model, config), TextFeatures(model), optimizer, ppo)
 
 
 def gradient(model) -> torch.Tensor:
