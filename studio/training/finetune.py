@@ -99,7 +99,7 @@ def conclude(
     """
     add_trainable_adapter(model.unet, config.rank, config.seed)
     try:
-        yield from _Run(model, reward, config, tools, RunFolder(folder)).end_now()
+        yield from _Run(model, reward, config, tools, RunFolder(folder), ALONE).end_now()
     finally:
         remove_trained_adapter(model.unet)
 
