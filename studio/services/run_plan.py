@@ -65,6 +65,16 @@ KNOBS = (
     Knob("diversity_drop", "Diversity that may be lost", "share of the base's", 0.15, 0.01, 1,
          "Higher lets the pictures become more alike before training stops.", "guards"),
 )  # fmt: skip
+REWARDS = MappingProxyType(  # the known ones of training/rewards.py, in an artist's words
+    {
+        "brightness": "Brighter",
+        "darkness": "Darker",
+        "saturation": "More colourful",
+        "compressibility": "Simpler (small as a JPEG)",
+        "incompressibility": "Richer in detail (large as a JPEG)",
+        "random": "Chance (a control: nothing should change)",
+    }
+)
 ALGORITHMS = MappingProxyType(
     {"ppo": "PPO (DDPO, Black et al. 2023)", "nft": "Forward process (DiffusionNFT, 2025)"}
 )

@@ -9,6 +9,7 @@ from studio.core.settings import PRESETS, Settings
 from studio.services.adapter_shelf import AdapterShelf
 from studio.services.comparison import Comparison
 from studio.services.editing import sweep_unused
+from studio.services.finetuning import Finetuning
 from studio.services.gallery import Gallery
 from studio.services.generation import Generation
 from studio.services.lineage import Lineage
@@ -27,6 +28,7 @@ from studio.store.form import FormStore
 from studio.store.jobs import JobStore
 from studio.store.pictures import PictureStore
 from studio.store.reconcile import Reconciliation
+from studio.store.runs import RunStore
 from studio.store.sources import SourceStore
 
 WARM_UP = "warm-up"  # id of the job that loads the first model
@@ -54,6 +56,7 @@ class Studio:
     databases: Databases
     upkeep: Upkeep
     preference: Preference
+    finetuning: Finetuning
 
     @property
     def database(self) -> Database:
@@ -109,8 +112,11 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
     gallery, sources = Gallery(pictures), SourceStore(settings.data_dir)
     drafts, adapters = DraftStore(settings.data_dir), AdapterShelf(settings)
     generation = Generation(worker, shelf, jobs, pictures, sources, settings, adapters)
+    preference = open_preference(settings, databases.shared, pictures, shelf, worker)
+    finetuning = Finetuning(settings, RunStore(database), worker, shelf, adapters, preference)
     if owner:
         generation.recover()
+        finetuning.recover()
     return Studio(
         settings=settings,
         models=shelf,
@@ -134,5 +140,6 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
             settings.backups_dir,
             chores=(partial(sweep_unused, sources, drafts, database),),
         ),
-        preference=open_preference(settings, databases.shared, pictures, shelf, worker),
+        preference=preference,
+        finetuning=finetuning,
     )
