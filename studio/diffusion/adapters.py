@@ -22,6 +22,8 @@ from studio.diffusion.adapter_files import Layers, LowRank, read_adapter, write_
 from studio.diffusion.model import LatentDiffusionModel
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the layers that a trained adapter changes
+TRANSFORMER = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+EVERYTHING = (*TRANSFORMER, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv")
 TRAINED = "tuned"  # name of the adapter that is being trained
 _Event = TypeVar("_Event")
 
@@ -105,13 +107,15 @@ def drawn_with(
         applied.remove()
 
 
-def add_trainable_adapter(unet: nn.Module, rank: int, seed: int) -> list[nn.Parameter]:
-    """Put a new adapter on the U-Net's attention layers; return what is to be trained.
+def add_trainable_adapter(
+    unet: nn.Module, rank: int, seed: int, layers: Sequence[str] = ATTENTION
+) -> list[nn.Parameter]:
+    """Put a new adapter on the U-Net's layers of these names; return what is to be trained.
 
     `up` is zero, so the U-Net still draws exactly as before. alpha = rank: its scale is 1.
     """
     config = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=list(ATTENTION), init_lora_weights="gaussian"
+        r=rank, lora_alpha=rank, target_modules=list(layers), init_lora_weights="gaussian"
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -73,6 +73,17 @@ def cosine_alphas_cumprod(timesteps: int, s: float = 0.008, max_beta: float = 0.
     return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float32), dim=0)
 
 
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """Stretch a schedule (T,) so that no signal is left at its end and its beginning stays.
+
+    sqrt(abar) is shifted to 0 at the last timestep and scaled back at the first. Lin et al. 2024,
+    algorithm 1.
+    """
+    signal = alphas_cumprod.sqrt()
+    first, last = signal[0], signal[-1]
+    return ((signal - last) * first / (first - last)).square()
+
+
 def add_noise(x0: Tensor, eps: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
     """Noise clean latents: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps; shapes as `x0`."""
     return alphas_cumprod_t.sqrt() * x0 + (1 - alphas_cumprod_t).sqrt() * eps

@@ -3,6 +3,9 @@
 A stage gives the parameters and a function from step number to loss; `optimize` is a generator of
 `StageProgress`. Everything random is drawn from generators seeded by (seed, step), so a run that is
 killed and resumed sees the same batches and the same noise as one that is not.
+
+Several processes may train together (`team.py`): each brings the loss of its part of the batch,
+their gradients are summed, and all take the same step.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -22,8 +26,11 @@ from torch import Tensor, nn
 from studio.core.errors import TrainingError
 from studio.core.events import StageArtifact, StageProgress
 from studio.training import checkpoint
+from studio.training.budget import Plan, measure, read_plan, write_plan
+from studio.training.team import ALONE, Team
 
-LossFunction = Callable[[int], tuple[Tensor, dict[str, float]]]  # step -> (loss, metrics)
+Metrics = Mapping[str, Tensor | float]  # () each; of this process's part where there are several
+LossFunction = Callable[[int], tuple[Tensor, Metrics]]  # step -> (loss, metrics)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class LoopConfig:
     gradient_clip: float = 1.0  # of the global norm
     ema_decay: float = 0.0  # 0: no moving average
     checkpoint_every: int = 250  # steps
+    report_every: int = 10  # steps between two events and lines of the log
+    budget: float = 0.0  # seconds; 0: `steps` as they stand. Turned into steps once, by measuring
     seed: int = 0
 
 
@@ -60,40 +69,119 @@ def torch_generator(seed: int, step: int) -> torch.Generator:
 
 
 def optimize(
-    stage: str, module: nn.Module, loss_at: LossFunction, config: LoopConfig, folder: Path
+    stage: str,
+    module: nn.Module,
+    loss_at: LossFunction,
+    config: LoopConfig,
+    folder: Path,
+    team: Team = ALONE,
 ) -> Iterator[StageProgress | StageArtifact]:
     """Train `module` for `config.steps` steps, resuming from `folder` if it holds a checkpoint.
 
-    At the end the module carries the moving average if there is one. Raises `TrainingError` when
-    the loss is not finite; the checkpoints on disk are then from before it happened.
+    At the end the module carries the moving average if there is one. Who closes the generator
+    loses nothing: what was trained since the last checkpoint is committed first. With a `team`
+    every process runs this with its own part of each batch, and only the leader writes; the losses
+    of the parts add up to the batch's.
+
+    Raises `TrainingError` when the loss is not finite; the checkpoints on disk are then from before
+    it happened.
     """
-    optimizer = make_optimizer(module, config)
-    ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
-    first = _resume(folder, module, optimizer, ema)
+    run = _Run(stage, module, config, folder, team)
     module.train()
-    started = time.monotonic()
-    with _open_log(folder, first) as log:
-        for step in range(first, config.steps):
-            loss, norm, metrics = take_step(optimizer, loss_at, step, config)
-            update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
-            done = step + 1
-            if done % 10 == 0 or done == config.steps:
-                left = (time.monotonic() - started) / (done - first) * (config.steps - done)
-                metrics = {"loss": loss.item(), "gradient_norm": norm.item(), **metrics}
-                log.write(json.dumps({"step": done, "time": time.time(), **metrics}) + "\n")
-                log.flush()
-                yield StageProgress(stage, done, config.steps, left, metrics)
-            if done % config.checkpoint_every == 0 or done == config.steps:
-                groups = {
-                    "weights": dict(module.state_dict()),
-                    "ema": ema,
-                    "optimizer": checkpoint.optimizer_tensors(optimizer),
-                }
-                path = checkpoint.save(folder, done, groups, {"config": asdict(config)})
-                yield StageArtifact(stage, str(path))
+    if config.budget:
+        run.config = yield from _planned(run, loss_at)
+    yield from run.steps(loss_at)
     if config.ema_decay:
-        module.load_state_dict(ema)
+        module.load_state_dict(run.ema)
     module.eval()
+
+
+class _Run:
+    """One stage's optimisation while it is being computed."""
+
+    def __init__(
+        self, stage: str, module: nn.Module, config: LoopConfig, folder: Path, team: Team
+    ) -> None:
+        self.stage, self.module, self.config = stage, module, config
+        self.folder, self.team = folder, team
+        self.optimizer = make_optimizer(module, config)
+        self.ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.done = _resume(folder, module, self.optimizer, self.ema)
+        self.committed = self.done
+        self.spent = 0.0  # seconds of own work since this process began
+        team.wait()  # nobody writes while another still reads
+
+    def steps(self, loss_at: LossFunction) -> Iterator[StageProgress | StageArtifact]:
+        """Take the steps that are left."""
+        config, first = self.config, self.done
+        with _open_log(self.folder, first) if self.team.leads else nullcontext() as log:
+            try:
+                for step in range(first, config.steps):
+                    begun = time.monotonic()
+                    taken = take_step(self.optimizer, loss_at, step, config, self.team)
+                    decay = min(config.ema_decay, (step + 1) / (step + 10))
+                    update_ema(self.ema, self.module, decay)
+                    self.done = step + 1
+                    self.spent += time.monotonic() - begun
+                    if self._is_due(config.report_every):
+                        left = self.spent / (self.done - first) * (config.steps - self.done)
+                        metrics = self._metrics(*taken)
+                        if log is not None:
+                            entry = {"step": self.done, "time": time.time(), **metrics}
+                            log.write(json.dumps(entry) + "\n")
+                            log.flush()
+                        yield StageProgress(self.stage, self.done, config.steps, left, metrics)
+                    if self._is_due(config.checkpoint_every):
+                        yield from self._commit()
+            except GeneratorExit:
+                for _ in self._commit() if self.done > self.committed else ():
+                    pass
+                raise
+
+    def _is_due(self, every: int) -> bool:
+        return self.done % every == 0 or self.done == self.config.steps
+
+    def _metrics(self, loss: Tensor, norm: Tensor, metrics: Metrics) -> dict[str, float]:
+        """Return what is told of a step: of the whole batch, whoever computed its parts."""
+        own = {"loss": float(loss)} | {name: float(value) for name, value in metrics.items()}
+        parts = self.team.gathered(own)
+        whole = {name: sum(part[name] for part in parts) for name in own}
+        return {"loss": whole.pop("loss"), "gradient_norm": norm.item(), **whole}
+
+    def _commit(self) -> Iterator[StageArtifact]:
+        if self.team.leads:
+            groups = {
+                "weights": dict(self.module.state_dict()),
+                "ema": self.ema,
+                "optimizer": checkpoint.optimizer_tensors(self.optimizer),
+            }
+            state = {"config": asdict(self.config)}
+            path = checkpoint.save(self.folder, self.done, groups, state)
+            self.committed = self.done
+            yield StageArtifact(self.stage, str(path))
+
+
+def _planned(run: _Run, loss_at: LossFunction) -> Generator[StageProgress, None, LoopConfig]:
+    """Return the configuration with as many steps as the budget allows.
+
+    Measured once and written down; a run that is resumed keeps its plan, however fast it is now.
+    """
+    plan = read_plan(run.folder)
+    if plan is None:
+        parameters = [p for p in run.module.parameters() if p.requires_grad]
+        measured = 0.0
+        for seconds in measure(lambda step: take_gradient(parameters, loss_at, step, run.team)):
+            measured = seconds
+            yield StageProgress(run.stage, 0, 0, None)
+        plan = Plan.make(run.config.budget, max(run.team.gathered(measured)))
+        if run.team.leads:
+            write_plan(run.folder, plan)
+    return replace(
+        run.config,
+        steps=plan.steps,
+        warmup=min(run.config.warmup, max(plan.steps // 10, 1)),
+        checkpoint_every=min(run.config.checkpoint_every, plan.checkpoint_every),
+    )
 
 
 def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
@@ -105,18 +193,20 @@ def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
 
 
 def take_step(
-    optimizer: torch.optim.Optimizer, loss_at: LossFunction, step: int, config: LoopConfig
-) -> tuple[Tensor, Tensor, dict[str, float]]:
+    optimizer: torch.optim.Optimizer,
+    loss_at: LossFunction,
+    step: int,
+    config: LoopConfig,
+    team: Team = ALONE,
+) -> tuple[Tensor, Tensor, Metrics]:
     """Take one optimisation step; return (loss (), gradient norm () before clipping, metrics).
 
     Raises `TrainingError`, and leaves the weights as they were, when the gradient is not finite.
     """
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * learning_rate_factor(step, config)
-    optimizer.zero_grad(set_to_none=True)
-    loss, metrics = loss_at(step)
-    loss.backward()
     [group] = optimizer.param_groups
+    loss, metrics = take_gradient(group["params"], loss_at, step, team)
     norm = nn.utils.clip_grad_norm_(group["params"], config.gradient_clip)
     if not torch.isfinite(norm):
         raise TrainingError(
@@ -124,7 +214,19 @@ def take_step(
             "smaller learning rate; it goes on from the last good checkpoint."
         )
     optimizer.step()
-    return loss, norm, metrics
+    return loss.detach(), norm, metrics
+
+
+def take_gradient(
+    parameters: list[nn.Parameter], loss_at: LossFunction, step: int, team: Team = ALONE
+) -> tuple[Tensor, Metrics]:
+    """Leave the gradient of a step's loss on the parameters, the whole team's summed."""
+    for parameter in parameters:
+        parameter.grad = None
+    loss, metrics = loss_at(step)
+    loss.backward()
+    team.add_gradients(parameters)
+    return loss, metrics
 
 
 def _open_log(folder: Path, first: int) -> TextIO:

@@ -5,13 +5,18 @@ For a picture's latents x_0, noise eps and a random timestep t:
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps          cosine schedule, Nichol & Dhariwal 2021
     L   = E || eps - eps_theta(x_t, t, c) ||^2              `noise_prediction_loss`
 
-Two parametrisations of eps_theta, `prediction_type`:
+The switches of `UnetConfig`, all of them off in the papers' baseline:
 
-* `epsilon`: the U-Net's output is eps_theta, and L is Ho et al.'s simple loss.
-* `v_prediction`: eps_theta = sqrt(1 - abar_t) x_t + sqrt(abar_t) v_theta (Salimans & Ho 2022). The
-  mean squared error of v is the mean squared error of the noise divided by abar_t, so very noisy
-  timesteps, where a picture's layout is decided, count as well. `snr_cap` limits the weight of
-  nearly clean timesteps, where only invisible detail is left to learn (after Hang et al. 2023).
+* `prediction_type` 'epsilon': the U-Net's output is eps_theta and L is Ho et al.'s simple loss.
+  'v_prediction': it is v_theta, whose target is v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans &
+  Ho 2022). Its squared error is that of the noise divided by abar_t, so very noisy timesteps, where
+  a picture's layout is decided, count as well.
+* `snr_cap` truncates the weight SNR + 1 that v-prediction gives to the error of x_0, so that nearly
+  clean timesteps, where only invisible detail is left to learn, do not dominate.
+* `min_snr_gamma` is Hang et al. 2023: the error of x_0 is weighted min(SNR, gamma), whatever is
+  predicted; it takes the place of `snr_cap`.
+* `zero_terminal_snr` is Lin et al. 2024: the schedule is stretched until no signal is left at the
+  last timestep, which only v-prediction can learn from.
 
 Latents and text features are computed once and kept; the text encoder is called once a distinct
 caption. One caption in ten is left empty, so that classifier-free guidance has its null.
@@ -20,7 +25,7 @@ caption. One caption in ten is left empty, so that classifier-free guidance has 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +37,18 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact
-from studio.diffusion.schedule import add_noise, cosine_alphas_cumprod
+from studio.diffusion.schedule import (
+    add_noise,
+    cosine_alphas_cumprod,
+    predicted_original_and_noise,
+    velocity,
+    zero_terminal_snr,
+)
 from studio.training.autoencoder import decode, encode
 from studio.training.clip import caption, tokenize
 from studio.training.corpus import Corpus, starter_subjects
-from studio.training.loop import LoopConfig, optimize, step_generator, torch_generator
+from studio.training.hardware import PLAIN, Hardware
+from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
 from studio.training.sources import DRAWN_STYLES, SKETCH
 
 TIMESTEPS = 1000
@@ -69,7 +81,9 @@ class UnetConfig:
     text_width: int = 256  # of the text encoder's hidden states
     batch_size: int = 16
     prediction_type: str = "v_prediction"  # or 'epsilon'
-    snr_cap: float = 5.0  # truncates the weight SNR + 1 of the x_0 error; infinity: plain MSE of v
+    snr_cap: float = 5.0  # of the weight SNR + 1 of the x_0 error; infinity: plain MSE of v
+    min_snr_gamma: float = 0.0  # 5 in the paper; 0: off
+    zero_terminal_snr: bool = False
     caption_dropout: float = 0.1  # share of captions left empty
     captions_per_picture: int = 2  # one plain, the others with tags
     sketch_share: float = 0.12  # of the pictures drawn from the pencil sketches
@@ -78,6 +92,13 @@ class UnetConfig:
             steps=4000, learning_rate=6e-4, ema_decay=0.999, checkpoint_every=500
         )
     )
+
+    def __post_init__(self) -> None:
+        if self.zero_terminal_snr and self.prediction_type != "v_prediction":
+            raise TrainingError(
+                "Without any signal at the last timestep the noise is all there is to predict; "
+                "use zero-terminal SNR with v-prediction."
+            )
 
 
 @dataclass(frozen=True)
@@ -88,6 +109,11 @@ class Cache:
     captions: tuple[Tensor, ...]  # per frame: (rows * places, K) numbers of text features
     features: Tensor  # (captions, 77, C) bf16; row 0 is the empty caption
     weights: np.ndarray  # (rows,) probability of a corpus row
+
+    def to(self, device: torch.device) -> Cache:
+        """Return the same with its latents and features on `device`."""
+        latents = tuple(frame.to(device) for frame in self.latents)
+        return replace(self, latents=latents, features=self.features.to(device))
 
 
 def build_unet(config: UnetConfig) -> UNet2DConditionModel:
@@ -109,20 +135,43 @@ def build_unet(config: UnetConfig) -> UNet2DConditionModel:
 def noise_prediction_loss(
     noise_pred: Tensor, noise: Tensor, weight: Tensor | float = 1.0
 ) -> Tensor:
-    """L = E w ||eps - eps_theta||^2 over (B, C, h, w); w (B, 1, 1, 1), 1 in Ho et al. 2020."""
+    """L = E w ||eps - eps_theta||^2 over (B, C, h, w); w (B, 1, 1, 1), 1 in Ho et al. 2020.
+
+    Of v, where the U-Net predicts v.
+    """
     return (weight * (noise - noise_pred).square()).mean()
 
 
-def noise_loss_weight(alphas_cumprod_t: Tensor, prediction_type: str, snr_cap: float) -> Tensor:
-    """Weight of the squared noise error at each timestep; shape as `alphas_cumprod_t`.
+def prediction_target(
+    x0: Tensor, noise: Tensor, alphas_cumprod_t: Tensor, prediction_type: str
+) -> Tensor:
+    """Return what the U-Net is to predict at x_t, the noise or v; shaped as `x0`."""
+    return noise if prediction_type == "epsilon" else velocity(x0, noise, alphas_cumprod_t)
 
-    For 'epsilon' 1. For 'v_prediction' 1 / abar_t, which makes the loss the mean squared error of
-    v, times min(SNR + 1, snr_cap) / (SNR + 1) with SNR = abar_t / (1 - abar_t).
+
+def prediction_weight(
+    alphas_cumprod_t: Tensor, prediction_type: str, snr_cap: float, min_snr_gamma: float = 0.0
+) -> Tensor:
+    """Weight of the squared error of the U-Net's prediction; shape as `alphas_cumprod_t`.
+
+    With SNR = abar_t / (1 - abar_t), the squared error of x_0 is that of the noise divided by SNR,
+    and that of v divided by SNR + 1. So min(SNR, gamma) on x_0 is min(SNR, gamma) / SNR for
+    'epsilon' and min(SNR, gamma) / (SNR + 1) for 'v_prediction' (Hang et al. 2023, section 3.4).
+    Without it: 1 for 'epsilon', min(SNR + 1, snr_cap) / (SNR + 1) for 'v_prediction'.
     """
+    snr = alphas_cumprod_t / (1 - alphas_cumprod_t)
+    if min_snr_gamma:
+        divisor = snr if prediction_type == "epsilon" else snr + 1
+        return snr.clamp(max=min_snr_gamma) / divisor
     if prediction_type == "epsilon":
         return torch.ones_like(alphas_cumprod_t)
-    snr_plus_one = 1 / (1 - alphas_cumprod_t)
-    return snr_plus_one.clamp(max=snr_cap) / snr_plus_one / alphas_cumprod_t
+    return (snr + 1).clamp(max=snr_cap) / (snr + 1)
+
+
+def training_schedule(config: UnetConfig) -> Tensor:
+    """Return abar per timestep (1000,) that the U-Net is trained with."""
+    alphas = cosine_alphas_cumprod(TIMESTEPS)
+    return zero_terminal_snr(alphas) if config.zero_terminal_snr else alphas
 
 
 def stratified_timesteps(count: int, choose: np.random.Generator) -> Tensor:
@@ -147,42 +196,61 @@ def frame_picture(picture: np.ndarray, frame: Frame, place: float) -> np.ndarray
     return np.asarray(canvas)
 
 
-def train(corpus: Corpus, config: UnetConfig, folders: Path) -> Iterator[Event]:
+def train(
+    corpus: Corpus, config: UnetConfig, folders: Path, hardware: Hardware = PLAIN
+) -> Iterator[Event]:
     """Train the U-Net on `folders/autoencoder` and `folders/clip`; save `folders/unet/unet`."""
     folder = folders / "unet"
     vae, tokenizer, text = load_encoders(folders)
-    cache = build_cache(corpus, config, vae, tokenizer, text)
+    cache = build_cache(corpus, config, vae, tokenizer, text).to(hardware.device)
     torch.manual_seed(config.loop.seed)
-    unet = build_unet(config)
-    alphas = cosine_alphas_cumprod(TIMESTEPS)
+    unet = build_unet(config).to(hardware.device)
+    alphas = training_schedule(config)
+    if hardware.compile:
+        unet.compile()
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        return step_loss(unet, cache, config, alphas, step)
+    def loss_at(step: int) -> tuple[Tensor, Metrics]:
+        return step_loss(unet, cache, config, alphas, step, hardware)
 
-    for event in optimize("unet", unet, loss_at, config.loop, folder):
+    for event in optimize("unet", unet, loss_at, config.loop, folder, hardware.team):
         yield event
         if isinstance(event, StageArtifact):
             yield StageArtifact("unet", str(_sample_sheet(unet, folder, config, cache, vae)))
-    unet.save_pretrained(folder / "unet")
+    if hardware.team.leads:
+        unet.save_pretrained(folder / "unet")
+    hardware.team.wait()
 
 
 def step_loss(
-    unet: nn.Module, cache: Cache, config: UnetConfig, alphas_cumprod: Tensor, step: int
-) -> tuple[Tensor, dict[str, float]]:
-    """Loss () and metrics of one step; `noise_mse` is the loss in the unweighted form."""
+    unet: nn.Module,
+    cache: Cache,
+    config: UnetConfig,
+    alphas_cumprod: Tensor,
+    step: int,
+    hardware: Hardware = PLAIN,
+) -> tuple[Tensor, Metrics]:
+    """Loss () and metrics of one step; `noise_mse` is the loss in the unweighted form.
+
+    In a team both are of this process's part of the batch, and the parts add up to the whole.
+    """
     latents, features = draw_batch(cache, config, step)
     choose = step_generator(config.loop.seed, step, stream=1)
     t = stratified_timesteps(len(latents), choose)
     noise = torch.randn(latents.shape, generator=torch_generator(config.loop.seed, step))
-    alpha = alphas_cumprod[t].reshape(-1, 1, 1, 1)
+    share = len(hardware.team.part(t)) / len(t)
+    latents, features, t, noise = (
+        hardware.team.part(whole).to(hardware.device) for whole in (latents, features, t, noise)
+    )
+    alpha = alphas_cumprod.to(t.device)[t].reshape(-1, 1, 1, 1)
     noisy = add_noise(latents, noise, alpha)
-    output = unet(noisy, t, features).sample
-    if config.prediction_type == "v_prediction":
-        # eps = sqrt(1 - abar) x_t + sqrt(abar) v
-        output = (1 - alpha).sqrt() * noisy + alpha.sqrt() * output
-    weight = noise_loss_weight(alpha, config.prediction_type, config.snr_cap)
-    plain = noise_prediction_loss(output.detach(), noise).item()
-    return noise_prediction_loss(output, noise, weight), {"noise_mse": plain}
+    with hardware.autocast():
+        output = unet(noisy, t, features).sample.float()
+    kind = config.prediction_type
+    weight = prediction_weight(alpha, kind, config.snr_cap, config.min_snr_gamma)
+    target = prediction_target(latents, noise, alpha, kind)
+    _, noise_pred = predicted_original_and_noise(output.detach(), noisy, alpha, kind)
+    plain = noise_prediction_loss(noise_pred, noise)
+    return noise_prediction_loss(output, target, weight) * share, {"noise_mse": plain * share}
 
 
 def load_encoders(
@@ -277,7 +345,7 @@ def _sample_sheet(
     current = {k: v.clone() for k, v in unet.state_dict().items()}
     unet.load_state_dict(load_file(newest / "ema.safetensors"))
     unet.eval()
-    scheduler = DDIMScheduler(**scheduler_settings(config.prediction_type))
+    scheduler = DDIMScheduler(**scheduler_settings(config))
     scheduler.set_timesteps(20)
     picked = torch.linspace(0, len(cache.weights) - 1, 16).long()
     text = cache.features[cache.captions[0][picked, 0]].float()
@@ -296,14 +364,20 @@ def _sample_sheet(
     return path
 
 
-def scheduler_settings(prediction_type: str) -> dict[str, object]:
-    """Settings of the DDIM scheduler that the model is trained for, in diffusers' names."""
-    return {
+def scheduler_settings(config: UnetConfig) -> dict[str, object]:
+    """Settings of the DDIM scheduler that the model is trained for, in diffusers' names.
+
+    A schedule without signal at its end is drawn from that end on: 'trailing' (Lin et al. 2024).
+    """
+    settings = {
         "num_train_timesteps": TIMESTEPS,
         "beta_schedule": "squaredcos_cap_v2",
-        "prediction_type": prediction_type,
+        "prediction_type": config.prediction_type,
         "clip_sample": False,
         "set_alpha_to_one": False,
         "steps_offset": 1,
         "timestep_spacing": "leading",
     }
+    if config.zero_terminal_snr:
+        settings |= {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    return settings

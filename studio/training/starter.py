@@ -74,7 +74,7 @@ def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target:
     scheduler = {
         "_class_name": "DDIMScheduler",
         "_diffusers_version": "0.42.1",
-        **scheduler_settings(config.prediction_type),
+        **scheduler_settings(config),
     }
     _write_json(target / "scheduler" / "scheduler_config.json", scheduler)
     _write_json(target / "model_index.json", _model_index())

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import mse_loss
 
 from studio.core.errors import TrainingError
+from studio.diffusion.schedule import cosine_alphas_cumprod, zero_terminal_snr
 from studio.training import pretrain
 from studio.training.pretrain import (
     FRAMES,
@@ -23,8 +24,9 @@ from studio.training.pretrain import (
     UnetConfig,
     draw_batch,
     frame_picture,
-    noise_loss_weight,
     noise_prediction_loss,
+    prediction_target,
+    prediction_weight,
     stratified_timesteps,
 )
 from tests.training.synthetic import make_corpus
@@ -39,35 +41,50 @@ def normal(seed: int) -> torch.Tensor:
 
 @pytest.fixture
 def scheduler() -> DDIMScheduler:
-    return DDIMScheduler(**pretrain.scheduler_settings("v_prediction"))
+    found = DDIMScheduler(**pretrain.scheduler_settings(UnetConfig()))
+    found.alphas_cumprod = found.alphas_cumprod.double()
+    return found
 
 
 @pytest.mark.parametrize("t", [0, 10, 500, 900, 999])
-def test_the_weighted_noise_error_is_the_squared_error_of_v(scheduler, t):
-    x_0, noise, v_pred = normal(0), normal(1), normal(2)
-    timesteps = torch.full((4,), t)
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+def test_what_the_unet_predicts_is_diffusers_noise_or_velocity(scheduler, t):
+    x_0, noise, timesteps = normal(0), normal(1), torch.full((4,), t)
     alpha = scheduler.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
-    x_t = scheduler.add_noise(x_0, noise, timesteps)
-    noise_pred = (1 - alpha).sqrt() * x_t + alpha.sqrt() * v_pred
-    loss = noise_prediction_loss(
-        noise_pred, noise, noise_loss_weight(alpha, "v_prediction", INFINITE)
-    )
-    expected = mse_loss(v_pred, scheduler.get_velocity(x_0, noise, timesteps))
-    torch.testing.assert_close(loss, expected)
+    v = scheduler.get_velocity(x_0, noise, timesteps)
+    torch.testing.assert_close(prediction_target(x_0, noise, alpha, "v_prediction"), v)
+    assert prediction_target(x_0, noise, alpha, "epsilon") is noise
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@settings(deadline=None)
+@given(alpha=st.floats(1e-6, 1 - 1e-6), gamma=st.floats(0.5, 50), seed=st.integers(0, 99))
+def test_min_snr_weighs_the_error_of_the_picture(prediction_type, alpha, gamma, seed):
+    """Hang et al. 2023, equation 8: min(SNR, gamma) ||x_0 - x_theta||^2, whatever is predicted."""
+    abar = torch.tensor(alpha, dtype=torch.float64)
+    x_0, noise, output = normal(seed), normal(seed + 1), normal(seed + 2)
+    x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * noise
+    if prediction_type == "epsilon":
+        found = (x_t - (1 - abar).sqrt() * output) / abar.sqrt()
+    else:
+        found = abar.sqrt() * x_t - (1 - abar).sqrt() * output
+    expected = min(alpha / (1 - alpha), gamma) * mse_loss(found, x_0)
+    target = prediction_target(x_0, noise, abar, prediction_type)
+    weight = prediction_weight(abar, prediction_type, INFINITE, gamma)
+    torch.testing.assert_close(noise_prediction_loss(output, target, weight), expected)
 
 
 @settings(deadline=None)
 @given(alpha=st.floats(1e-6, 1 - 1e-6), cap=st.floats(1, 50))
 def test_the_cap_limits_the_weight_of_the_picture_error(alpha, cap):
     abar = torch.tensor(alpha, dtype=torch.float64)
-    snr = alpha / (1 - alpha)  # the squared noise error is SNR times the squared picture error
-    weight = noise_loss_weight(abar, "v_prediction", cap).item()
-    assert weight * snr == pytest.approx(min(snr + 1, cap))
+    snr = alpha / (1 - alpha)  # the squared error of v is SNR + 1 times that of the picture
+    weight = prediction_weight(abar, "v_prediction", cap).item()
+    assert weight * (snr + 1) == pytest.approx(min(snr + 1, cap))
+    assert prediction_weight(abar, "v_prediction", INFINITE).item() == pytest.approx(1)
 
 
 def test_with_epsilon_the_loss_is_the_simple_one_of_ho_et_al(scheduler):
-    weight = noise_loss_weight(scheduler.alphas_cumprod, "epsilon", 5.0)
+    weight = prediction_weight(scheduler.alphas_cumprod, "epsilon", 5.0)
     assert weight.shape == (1000,) and weight.eq(1).all()
     noise, noise_pred = normal(1), normal(2)
     torch.testing.assert_close(
@@ -76,11 +93,31 @@ def test_with_epsilon_the_loss_is_the_simple_one_of_ho_et_al(scheduler):
     )
 
 
+def test_zero_terminal_snr_is_diffusers_and_leaves_no_signal():
+    config = UnetConfig(zero_terminal_snr=True)
+    alphas = pretrain.training_schedule(config)
+    theirs = DDIMScheduler(**pretrain.scheduler_settings(config)).alphas_cumprod
+    torch.testing.assert_close(alphas, theirs, rtol=2e-4, atol=1e-7)
+    assert alphas[-1] == 0
+    assert alphas[0] == pytest.approx(pretrain.training_schedule(UnetConfig())[0].item())
+    stable = cosine_alphas_cumprod(1000).clamp(min=0.0047)  # as much as Stable Diffusion leaves
+    assert zero_terminal_snr(stable)[-1] == 0
+
+
+def test_zero_terminal_snr_has_a_finite_gradient_everywhere_and_refuses_epsilon():
+    config = UnetConfig(zero_terminal_snr=True)
+    alphas = pretrain.training_schedule(config)
+    for cap, gamma in ((5.0, 0.0), (INFINITE, 0.0), (5.0, 5.0)):
+        assert prediction_weight(alphas, "v_prediction", cap, gamma).isfinite().all()
+    with pytest.raises(TrainingError, match="use zero-terminal SNR with v-prediction"):
+        UnetConfig(zero_terminal_snr=True, prediction_type="epsilon")
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_a_network_that_knows_the_noise_has_no_loss(prediction_type, scheduler):
     """The whole step: a network that is told picture and noise must come out at zero."""
     cache, config = small_cache(), UnetConfig(prediction_type=prediction_type, batch_size=8)
-    alphas = scheduler.alphas_cumprod
+    alphas = scheduler.alphas_cumprod.float()
     latents, _ = draw_batch(cache, config, 3)
 
     class Knowing(torch.nn.Module):
