@@ -3,7 +3,7 @@
 import { button, full, h, sorry, thumbnail, toast } from "./dom.js";
 import { command, onOutcome } from "./bridge.js";
 import { createCanvas, MASK_INK } from "./canvas.js";
-import { isEdit, onTask, pane as shownPane, showPane, task } from "./tasks.js";
+import { isEdit, onTask, originPlace, pane as shownPane, showPane, task } from "./tasks.js";
 import { bringMask, takeFile } from "./upload.js";
 
 const REST = 800; // milliseconds without a stroke before it is saved
@@ -20,7 +20,6 @@ export const hasSource = () => Boolean(source?.sha256);
 export function mountEditor(root) {
   parts = {
     problems: h("div", { class: "easel-field-source easel-field-mask" }),
-    origin: h("div", { class: "easel-origin", hidden: true }),
     empty: emptyPlace(),
     desks: h("div", { class: "easel-desks", hidden: true }),
   };
@@ -66,18 +65,18 @@ async function setSource(next) {
 }
 
 async function showOrigin() {
-  parts.origin.hidden = !hasSource();
+  originPlace.hidden = !hasSource();
   if (!hasSource()) return;
   const { sha256, width, height, parent } = source;
   const choose = chooser(takeFile);
-  parts.origin.replaceChildren(
+  originPlace.replaceChildren(
     h("span", {}, `${width} × ${height} px`),
     h("span", { class: "easel-parent" }),
     h("span", { class: "easel-gap" }), choose,
     h("button", { type: "button", class: "easel-link", onclick: () => choose.click() }, "Other picture"),
     h("a", { class: "easel-link", href: `/easel/source/${sha256}.png`, download: "source.png" }, "Download"),
     h("button", { type: "button", class: "easel-link", onclick: () => command("source", { sha256: "" }) }, "Take away"));
-  if (parent) parts.origin.querySelector(".easel-parent").append("from ", h("a", { href: full({ id: parent }), target: "_blank", rel: "noopener" }, h("img", { src: thumbnail({ id: parent }), alt: `Picture ${parent}` })));
+  if (parent) originPlace.querySelector(".easel-parent").append("from ", h("a", { href: full({ id: parent }), target: "_blank", rel: "noopener" }, h("img", { src: thumbnail({ id: parent }), alt: `Picture ${parent}` })));
 }
 
 // Loads source and ink into the desk of the open tab; the other desk waits until its tab is opened.

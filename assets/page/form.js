@@ -15,8 +15,18 @@ export function mountForm(panel) {
   document.addEventListener("click", act);
   window.addEventListener("pagehide", keepPrompt);
   onOutcome(show);
+  nameGroups(panel);
   markChoices();
   for (const kind of ["change", "input", "click"]) panel.addEventListener(kind, () => setTimeout(markChoices, 0));
+}
+
+// Gradio's groups of chips have no name of their own for a screen reader.
+function nameGroups(panel) {
+  for (const group of panel.querySelectorAll("fieldset.block")) {
+    const name = group.querySelector('[data-testid="block-info"]')?.textContent.trim();
+    group.setAttribute("role", "radiogroup");
+    if (name) group.setAttribute("aria-label", name);
+  }
 }
 
 function rememberSoon() {

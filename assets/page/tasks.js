@@ -37,17 +37,18 @@ export function mountTasks(tabs) {
 
 // ---------------------------------------------------------------- source and result
 
+export const originPlace = h("div", { class: "easel-origin", hidden: true }); // what the source is; filled by editor.js
 export const pane = () => page.dataset.pane || "source";
 export const togglePane = () => showPane(pane() === "source" ? "result" : "source");
 
 export function showPane(name) {
   page.dataset.pane = name;
-  for (const tab of document.querySelectorAll("#easel-panes button")) tab.setAttribute("aria-pressed", String(tab.dataset.pane === name));
+  for (const tab of document.querySelectorAll("#easel-panes [data-pane]")) tab.setAttribute("aria-pressed", String(tab.dataset.pane === name));
 }
 
-// On a wide window both stand side by side and this choice is hidden.
+// The row above source and result. On a wide window both stand side by side and the choice is hidden.
 export function mountPanes(root) {
   root.replaceChildren(h("div", { class: "easel-segments", role: "group", "aria-label": "What the right side shows" },
-    [["source", "Source"], ["result", "Result"]].map(([name, text]) => h("button", { type: "button", "data-pane": name, title: "Source or result (W)", onclick: () => showPane(name) }, text))));
+    [["source", "Source"], ["result", "Result"]].map(([name, text]) => h("button", { type: "button", "data-pane": name, title: "Source or result (W)", onclick: () => showPane(name) }, text))), originPlace);
   showPane(pane());
 }

@@ -103,7 +103,7 @@ def hand_over(page: Page, kind: str, target: str, content: bytes) -> None:
 def test_a_mask_painted_at_1536_pixels_arrives_at_1536_pixels(visit: Visit, studio: Served):
     page, source = visit(), scene(1536, 1536)
     open_source(page, "Inpaint", source)
-    page.get_by_role("radiogroup", name="Area").get_by_text("Only masked").click()
+    page.get_by_role("radiogroup", name="Area").get_by_text("Only masked", exact=True).click()
     expect(page.get_by_label("Width", exact=True)).to_be_visible()
     stroke(page)
     drawn(page)
@@ -122,7 +122,7 @@ def test_a_mask_painted_at_1536_pixels_arrives_at_1536_pixels(visit: Visit, stud
     assert (after[~far] != before[~far]).any()
     page.get_by_role("tab", name="Inpaint").click()
     page.locator("#easel-panes").get_by_role("button", name="Source").click()
-    page.get_by_role("radiogroup", name="Area").get_by_text("Whole picture").click()
+    page.get_by_role("radiogroup", name="Area").get_by_text("Whole picture", exact=True).click()
 
 
 def test_a_stroke_is_saved_within_five_seconds_and_survives_a_reload(visit: Visit, studio: Served):
