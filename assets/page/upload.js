@@ -18,11 +18,11 @@ async function hand(path, file) {
 // Answers { sha256, width, height } of a mask as it is kept.
 export const bringMask = (file) => hand("/easel/source?kind=mask", file);
 
-// Answers { values, size, notices }: the source that a file is, and the settings that it carries.
+// Answers { values, size, parent, notices }: the source that a file is, and the settings that it carries.
 const bring = (file, tab) => hand(`/easel/send?tab=${tab}`, file);
 const carriesSettings = (sent) => "prompt" in sent.values;
 const fill = (sent, tab) => {
-  command("fill", { values: sent.values, task: tab });
+  command("fill", { values: sent.values, task: tab, parent: sent.parent });
   if (sent.notices.length) toast(sent.notices.join(" "));
 };
 
@@ -32,7 +32,7 @@ export async function takeFile(file) {
   try {
     const tab = isEdit() ? task() : "img2img";
     const sent = await bring(file, tab);
-    command("source", { sha256: sent.values.source, task: tab });
+    command("source", { sha256: sent.values.source, task: tab, parent: sent.parent });
     if (carriesSettings(sent)) toast("This picture carries its settings.", { label: "Use them", run: () => fill(sent, tab) });
   } catch (error) { sorry(error); }
 }

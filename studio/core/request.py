@@ -30,6 +30,7 @@ MIN_SIDE_OF_EDIT = 8  # pixels; smaller than the model's needs is padded and cro
 MAX_SIDE = 4096  # pixels
 MAX_PIXELS = 4096 * 2304
 MAX_STEPS = 500
+MAX_LOOPBACK = 16  # rounds
 MAX_COUNT = 64
 MAX_SEED = 2**32 - 1  # A1111's range; seed + index stays inside 64 bits
 MAX_PROMPT_CHARACTERS = 20_000
@@ -234,7 +235,7 @@ def _check_edit(request: GenerationRequest) -> None:
             )
     _check_range(request, "mask_blur", 0, 64)
     _check_range(request, "mask_padding", 0, 1024, whole=True)
-    _check_range(request, "loopback", 1, 16, whole=True)
+    _check_range(request, "loopback", 1, MAX_LOOPBACK, whole=True)
     if request.mask and not request.source:
         raise InvalidRequestError("mask", "A mask needs a source picture to repaint.")
     extend = request.extend

@@ -61,7 +61,7 @@ def generate(args: argparse.Namespace, settings: Settings) -> int:
         output = Path(args.output) if args.output else None
         studio = open_studio(settings, owner=False)
         try:
-            return _draw(studio, request, output)
+            return _draw(studio, request, output, _parent(studio, args))
         finally:
             studio.close()
     except InvalidRequestError as error:
@@ -152,10 +152,19 @@ def _text(value: object) -> str:
     return value
 
 
-def _draw(studio: Studio, request: GenerationRequest, output: Path | None) -> int:
+def _parent(studio: Studio, args: argparse.Namespace) -> int | None:
+    """Return the picture of the gallery whose file --init-image is, so that lineage is kept."""
+    file = getattr(args, "init_image", None)
+    parent = studio.gallery.find(Path(file)) if file else None
+    return parent.id if parent else None
+
+
+def _draw(
+    studio: Studio, request: GenerationRequest, output: Path | None, parent_id: int | None
+) -> int:
     if output is not None:
         _try_folder(output)
-    job = studio.generation.submit(request, key=uuid.uuid4().hex)
+    job = studio.generation.submit(request, key=uuid.uuid4().hex, parent_id=parent_id)
     teller = _Teller(studio, output)
     try:
         view = teller.follow(job.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from studio.core.picture import Picture
@@ -87,6 +88,11 @@ class Gallery:
     def file(self, picture: Picture) -> Path:
         """Return where a picture's PNG is."""
         return self._pictures.file(picture)
+
+    def find(self, content: bytes | Path) -> Picture | None:
+        """Return the picture whose file this is, byte for byte; None when it is none of ours."""
+        content = content.read_bytes() if isinstance(content, Path) else content
+        return self._pictures.find(hashlib.sha256(content).hexdigest())
 
     def thumbnail(self, picture: Picture) -> Path:
         """Return where a picture's 256-pixel WebP is, making it again if it was lost."""

@@ -68,7 +68,8 @@ class Sending:
         """Return a dropped file's settings for a tab, as far as it tells any.
 
         A file without a recipe still is a source; for text to image it gives nothing but a
-        sentence. Raises StorageError for what is no picture, InvalidRequestError for its size.
+        sentence. A file out of the gallery is known again and becomes the edit's parent.
+        Raises StorageError for what is no picture, InvalidRequestError for its size.
         """
         _check_tab(tab)
         recipe = read_metadata(content)
@@ -76,7 +77,9 @@ class Sending:
         if tab == "txt2img":
             open_picture(content)
             return Sent({} if recipe.request is None else _text_values(request), notices=notices)
-        sent = self._edited(request, self._sources.add_file(content), notices)
+        parent = self._gallery.find(content)
+        sha256 = self._sources.add_file(content)
+        sent = self._edited(request, sha256, notices, parent_id=parent.id if parent else None)
         if recipe.request is None:
             told = ("source", "width", "height")
             values = {name: sent.values[name] for name in told}

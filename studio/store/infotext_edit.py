@@ -1,5 +1,8 @@
 """The keys of A1111's text that speak of edits, variations and the second pass, both ways.
 
+A1111 keeps the resize mode, the rounds of a loopback and an outpainting out of its text. They stand
+here under keys of our own, which others pass over, so that the text alone tells what was done.
+
 A1111 has one 'Denoising strength': that of the edit, or of the second pass where nothing is edited.
 A picture of ours that is both says the second one under a key of its own, which others pass over.
 """
@@ -11,21 +14,25 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from studio.core.geometry import is_masked
 from studio.core.request import (
     INPAINT_AREAS,
     LANCZOS,
     LATENT_UPSCALERS,
     MASKED_CONTENTS,
+    MAX_LOOPBACK,
     MAX_PIXELS,
     MAX_SEED,
     MAX_SIDE,
     MAX_STEPS,
+    RESIZE_MODES,
     GenerationRequest,
 )
 
 Pair = tuple[str, object]
 SECOND_STRENGTH = "Hires denoising strength"
 INVERTED = "Inpaint not masked"
+RESIZE_MODE, ROUNDS, OUTPAINT = "Resize mode", "Loopback", "Outpaint"  # keys of our own
 # A1111's upscalers in lower case -> ours; those that only smooth differently count as the same.
 UPSCALERS = MappingProxyType(
     {
@@ -52,8 +59,8 @@ def variation_pairs(request: GenerationRequest, index: int) -> list[Pair]:
 
 def edit_pairs(request: GenerationRequest) -> list[Pair]:
     """Return the pairs of mask, soft inpainting and second pass."""
-    pairs: list[Pair] = []
-    if request.mask:
+    pairs = _layout_pairs(request) if request.source else []
+    if is_masked(request):
         pairs.append(("Mask blur", plain(request.mask_blur)))
         if request.mask_invert:
             pairs.append(("Mask mode", INVERTED))
@@ -100,6 +107,7 @@ def read_edit(
     ):
         if parameters.get(key, "").lower() in choices:
             values[field] = parameters[key].lower()
+    values |= _read_layout(parameters)
     second, notice = _second_pass(parameters, size)
     strength = clamp(parameters, "Denoising strength", (0, 1), default.strength)
     if "Denoising strength" in parameters and ("hires_scale" not in second or _is_edit(parameters)):
@@ -112,6 +120,26 @@ def read_edit(
 def plain(number: float) -> str:
     """Write 7.0 as '7' and everything else so that it reads back equal."""
     return str(int(number)) if float(number).is_integer() else repr(float(number))
+
+
+def _layout_pairs(request: GenerationRequest) -> list[Pair]:
+    pairs: list[Pair] = []
+    if request.resize_mode != RESIZE_MODES[0]:
+        pairs.append((RESIZE_MODE, request.resize_mode.capitalize()))
+    if request.loopback > 1:
+        pairs.append((ROUNDS, request.loopback))
+    if any(request.extend):
+        pairs.append((OUTPAINT, " ".join(map(str, request.extend))))  # left, top, right, bottom
+    return pairs
+
+
+def _read_layout(parameters: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if parameters.get(RESIZE_MODE, "").lower() in RESIZE_MODES:
+        values["resize_mode"] = parameters[RESIZE_MODE].lower()
+    if ROUNDS in parameters:
+        values["loopback"] = int(clamp(parameters, ROUNDS, (1, MAX_LOOPBACK), 1))
+    return values
 
 
 def _is_edit(parameters: Mapping[str, str]) -> bool:

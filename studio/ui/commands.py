@@ -69,7 +69,8 @@ def _source(handlers: DrawingHandlers, values: Values, detail: Detail) -> Update
     source = str(detail.get("sha256", ""))
     task = values["task"] if values["task"] in EDITS else IMG2IMG
     wanted = str(detail.get("task") or task)
-    aim = {"task": wanted if wanted in EDITS else task, "source": source, "parent": ""}
+    parent = str(detail.get("parent") or "")
+    aim = {"task": wanted if wanted in EDITS else task, "source": source, "parent": parent}
     return handlers.moved(values, aim | UNFRAMED)
 
 

@@ -31,7 +31,7 @@ def source_routes(studio: Studio) -> APIRouter:
 
     @router.post("/source")
     async def source(request: Request, kind: str = "source") -> dict[str, Any]:
-        content = await _body(request)
+        content = await read_body(request)
         add = sources.add_mask_file if kind == "mask" else sources.add_file
         sha256 = await run_in_threadpool(add, content)
         width, height = sources.size(sha256)
@@ -39,9 +39,10 @@ def source_routes(studio: Studio) -> APIRouter:
 
     @router.post("/send")
     async def send(request: Request, tab: str) -> dict[str, Any]:
-        content = await _body(request)
+        content = await read_body(request)
         sent = await run_in_threadpool(studio.sending.file, content, tab)
-        return {"values": sent.values, "size": sent.source_size, "notices": list(sent.notices)}
+        told = {"values": sent.values, "size": sent.source_size, "parent": sent.parent_id}
+        return told | {"notices": list(sent.notices)}
 
     @router.get("/source/{sha256}.png")
     def picture(sha256: str) -> FileResponse:
@@ -56,7 +57,7 @@ def draft_routes(studio: Studio) -> APIRouter:
 
     @router.post("/draft/{name}")
     async def save(name: str, request: Request) -> dict[str, Any]:
-        await run_in_threadpool(drafts.save, name, await _body(request))
+        await run_in_threadpool(drafts.save, name, await read_body(request))
         return {}
 
     @router.get("/draft/{name}")
@@ -66,7 +67,7 @@ def draft_routes(studio: Studio) -> APIRouter:
     return router
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """Return the request's bytes. Raises EaselError as soon as they are too many."""
     content = bytearray()
     async for chunk in request.stream():

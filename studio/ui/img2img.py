@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 from gradio.components import Component
 
-from studio.core.request import RESIZE_MODES
+from studio.core.request import MAX_LOOPBACK, RESIZE_MODES
 from studio.ui.labels import SIZES_FROM, hint, label
 
 
@@ -35,7 +35,7 @@ def result_size_controls() -> dict[str, Component]:
 def loopback_control() -> dict[str, Component]:
     """Build how many rounds are drawn, each from the last one's result."""
     loopback = gr.Slider(
-        1, 16, step=1, label=label("loopback"), info=hint("loopback"),
+        1, MAX_LOOPBACK, step=1, label=label("loopback"), info=hint("loopback"),
         elem_classes=["easel-field-loopback", "easel-of-img2img"],
     )  # fmt: skip
     return {"loopback": loopback}

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,19 @@ def test_a_picture_to_start_from_gives_the_result_its_size(
     )
     assert only_picture(sized).size == (64, 80)
     assert "Denoising strength: 0.75" in only_picture(sized).text["parameters"]
+
+
+def test_a_picture_of_the_gallery_to_start_from_is_the_results_parent(
+    tiny_settings: Settings, generate: Callable[..., Run], tmp_path: Path
+) -> None:
+    first = generate(tiny_settings, *SMALL, "--prompt", "red apple").pictures[0]
+    copy = tmp_path / "taken-along.png"
+    copy.write_bytes(Path(first["path"]).read_bytes())
+    generate(tiny_settings, *SMALL, "--init-image", str(copy))
+    with closing(open_studio(tiny_settings, owner=False)) as studio:
+        edit, parent = studio.gallery.page()
+        assert parent.sha256 == first["sha256"]
+        assert edit.parent_id == parent.id
 
 
 def test_a_mask_on_the_command_line_keeps_what_is_black(

@@ -231,6 +231,7 @@ def test_a_dropped_file_of_ours_brings_its_settings_and_the_model_by_hash(
         assert (sent.values["seed"], sent.values["steps"]) == (7, 3)
         assert sent.notices == ()
     assert sent.source_size == (64, 64)
+    assert sent.parent_id == picture.id
 
 
 def test_a_dropped_file_of_another_studio_brings_what_it_says(studio: Studio) -> None:
@@ -256,6 +257,7 @@ def test_a_dropped_picture_without_a_recipe_is_a_source_and_says_so(studio: Stud
     sent = studio.sending.file(content, "img2img")
     assert sent.values == {"source": pixel_hash(SKETCH), "width": 64, "height": 64}
     assert sent.notices == ("This file says nothing about how it was drawn.",)
+    assert sent.parent_id is None
     assert studio.sending.file(content, "txt2img").values == {}
 
 

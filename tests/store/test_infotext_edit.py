@@ -13,8 +13,10 @@ from studio.core.request import (
     LANCZOS,
     LATENT_UPSCALERS,
     MASKED_CONTENTS,
+    MAX_LOOPBACK,
     MAX_PIXELS,
     MAX_SEED,
+    RESIZE_MODES,
     GenerationRequest,
 )
 from studio.store.infotext import parse_infotext, write_infotext
@@ -53,6 +55,14 @@ def read(pairs: str, size: str = "64x64") -> tuple[GenerationRequest, tuple[str,
             "Soft inpainting enabled: True, Eta: 0.5",
         ),
         (
+            {"source": SOURCE, "strength": 0.5, "resize_mode": "crop and resize", "loopback": 3},
+            "Denoising strength: 0.5, Resize mode: Crop and resize, Loopback: 3",
+        ),
+        (
+            {"source": SOURCE, "extend": (25, 0, 25, 8), "masked_content": "fill"},
+            "Denoising strength: 1, Outpaint: 25 0 25 8, Mask blur: 4, Masked content: fill",
+        ),
+        (
             {"hires_scale": 2.0, "hires_steps": 7, "hires_upscaler": "latent (bicubic)"},
             "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 7, "
             "Hires upscaler: Latent (bicubic)",
@@ -68,7 +78,10 @@ def read(pairs: str, size: str = "64x64") -> tuple[GenerationRequest, tuple[str,
         ),
         ({"mask_blur": 9.0, "mask_padding": 3, "variation_seed": 5}, ""),
     ],
-    ids=["img2img", "mask", "all of the mask", "hires", "both", "variation", "without effect"],
+    ids=[
+        "img2img", "mask", "all of the mask", "rounds", "outpainting", "hires", "both",
+        "variation", "without effect",
+    ],
 )  # fmt: skip
 def test_the_writer_uses_a1111s_keys_in_its_order(values: dict, pairs: str):
     assert written(**values) == pairs
@@ -85,6 +98,8 @@ EDITS = st.builds(
     source=st.just(SOURCE),
     mask=st.just(MASK),
     strength=st.floats(0, 1),
+    resize_mode=st.sampled_from(RESIZE_MODES),
+    loopback=st.integers(1, MAX_LOOPBACK),
     mask_blur=st.floats(0, 64),
     mask_invert=st.booleans(),
     soft_inpainting=st.booleans(),
