@@ -37,9 +37,11 @@ JOB = "taste"
 OWN_ENCODER = "encoder"  # folder in the models' folder: the artist's own CLIP or PickScore
 HANDFUL = 8  # pictures that are looked at between two chances to give way
 NEWEST_VOTES = 20_000  # that the reward learns from; older ones change little and fit in no memory
-REFIT_AFTER = 5  # votes or undos
+REFIT_AFTER = 5  # votes or undos, and
+REFIT_GROWTH = 0.02  # of those that it learned from: many raters at once are no reason to hurry
 FEW_PICTURES = 4  # below it there is nothing to choose among
-MOST_PICTURES = 2000  # that decide how features are weighed before the first vote
+MOST_PICTURES = 500  # that decide how features are weighed before the first vote
+GROWTH = 1.25  # of a campaign's known pictures, until they are laid out anew
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Taste:
         self._now = Snapshot()
         self._cache: FeatureCache | None = None  # worker's thread only
         self._wanted: dict[str, None] = {}  # pictures whose features somebody asked for, in order
+        self._views: dict[str, _View] = {}  # by campaign
         self._offered: frozenset[str] = frozenset()  # by campaigns; a lost picture is tried once
 
     @property
@@ -125,31 +128,46 @@ class Taste:
         Each pair is chosen as if those before it had been answered, or all would ask the same.
         Pictures that came since the last refit are looked at in the background.
         """
-        from studio.training.reward import untrained_reward
         from studio.training.selection import as_if_answered, next_pair
 
-        now, strategy = self._now, campaign.plan.strategy
-        if strategy != "random":
-            self._offer(pictures)
-        known = [now.features[sha256] for sha256 in pictures if sha256 in now.features]
-        if strategy == "random" or len(known) < FEW_PICTURES:
+        strategy = campaign.plan.strategy
+        if strategy == "random":
             return None
-        reward = now.reward or untrained_reward(np.stack(known[:MOST_PICTURES]))
-        draw = np.random.default_rng()
+        self._offer(pictures)
+        view = self._view(campaign.id, pictures)
+        if view is None:
+            return None
+        reward, draw = view.reward, np.random.default_rng()
 
         def choose(pairs: Sequence[tuple[str, str]]) -> int:
             nonlocal reward
-            places = [at for at, pair in enumerate(pairs) if set(pair) <= now.features.keys()]
+            places = [at for at, pair in enumerate(pairs) if view.rows.keys() >= set(pair)]
             if not places:
                 return 0
-            one, other = (
-                np.stack([now.features[pairs[at][side]] for at in places]) for side in (0, 1)
-            )
+            rows = np.array([[view.rows[name] for name in pairs[at]] for at in places])
+            one, other = view.z[rows[:, 0]], view.z[rows[:, 1]]
             best = next_pair(strategy, reward, one, other, draw)
-            reward = as_if_answered(reward, one[best : best + 1], other[best : best + 1])
+            reward = as_if_answered(reward, one[best] - other[best])
             return places[best]
 
         return choose
+
+    def _view(self, campaign: str, pictures: Iterable[str]) -> _View | None:
+        """Return a campaign's pictures under the newest reward; kept until either changes."""
+        from studio.training.reward import untrained_reward
+
+        now, kept = self._now, self._views.get(campaign)
+        known = [sha256 for sha256 in pictures if sha256 in now.features]
+        if len(known) < FEW_PICTURES:
+            return None
+        if kept and kept.learned is now.reward and len(known) < GROWTH * len(kept.rows):
+            return kept
+        phi = np.stack([now.features[sha256] for sha256 in known])
+        reward = now.reward or untrained_reward(phi[:MOST_PICTURES])
+        rows = {sha256: row for row, sha256 in enumerate(known)}
+        view = _View(now.reward, reward, rows, reward.projection(phi))
+        self._views = {**self._views, campaign: view}
+        return view
 
     def _offer(self, pictures: Iterable[str]) -> None:
         fresh = frozenset(pictures) - self._offered
@@ -178,7 +196,7 @@ class Taste:
     def _is_behind(self) -> bool:
         votes, undos = self._votes.events()
         seen = self._now.events
-        return votes - seen[0] + undos - seen[1] >= REFIT_AFTER
+        return votes - seen[0] + undos - seen[1] >= max(REFIT_AFTER, REFIT_GROWTH * self._now.votes)
 
     def _learn(self) -> Iterator[Event]:
         """Refit, and again for what came meanwhile: a job that runs is not queued twice."""
@@ -241,6 +259,16 @@ class Taste:
     def _read(self, sha256: str) -> Image.Image:
         with Image.open(io.BytesIO(self._pictures.content(sha256))) as image:
             return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class _View:
+    """A campaign's pictures as one reward sees them."""
+
+    learned: Reward | None  # the snapshot's; None before there are enough votes
+    reward: Reward  # that one, or the prior alone
+    rows: Mapping[str, int]  # sha256 -> row of z
+    z: np.ndarray  # (P, d) projected features
 
 
 _FORGOTTEN = Snapshot()

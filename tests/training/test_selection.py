@@ -17,6 +17,7 @@ from studio.training.selection import (
     expected_information_gain,
     next_pair,
     next_pairs,
+    predictive_gain,
 )
 from studio.training.simulated_rater import (
     TIE_NU,
@@ -33,8 +34,10 @@ def draw():
 
 
 def made_reward(width=6):
+    """A reward before any vote, and projected features of 200 pictures."""
     phi = np.random.default_rng(1).normal(size=(200, width))
-    return untrained_reward(phi), phi
+    reward = untrained_reward(phi)
+    return reward, reward.projection(phi)
 
 
 @pytest.mark.parametrize(("mean", "std", "nu"), [(0, 1, 0.4), (0.7, 0.5, 0.1), (-2, 2, 1.0)])
@@ -63,45 +66,72 @@ def test_nothing_is_learned_where_nothing_is_unsure():
 def test_eig_asks_what_is_unsure_and_not_what_is_decided():
     reward, _ = made_reward(2)
     reward = replace(reward, covariance=np.diag([1.0, 1e-6]))
-    axes = np.linalg.inv(reward.projection.axes)  # z = (1, 0) and (0, 1) as features
-    one = np.stack([axes[1], axes[0]]) + reward.projection.centre
-    same = np.tile(reward.projection.centre, (2, 1))
+    one, same = np.eye(2)[::-1], np.zeros((2, 2))
     assert next_pair("eig", reward, one, same, draw()) == 1
     decided = replace(reward, weights=np.array([30.0, 0.0]), covariance=np.diag([1.0, 0.5]))
     assert next_pair("eig", decided, one, same, draw()) == 0
 
 
+def test_the_predictive_gain_is_the_mutual_information_of_two_answers_channels():
+    """Against the joint normal of both differences, seen through a Gaussian channel."""
+    reward, z = made_reward()
+    chance = np.random.default_rng(3)
+    root = chance.normal(size=(6, 6))
+    reward = replace(reward, covariance=root @ root.T / 6, weights=chance.normal(size=6))
+    asked, targets = z[:5], z[5:12]
+    mean, std = reward.moments(asked)
+    nats = expected_information_gain(mean, std, reward.nu)
+    oracle = np.zeros(5)
+    for number, pair in enumerate(asked):
+        noise = std[number] ** 2 / np.expm1(2 * nats[number])  # of a channel with these nats
+        for target in targets:
+            both = np.stack([pair, target])
+            joint = both @ reward.covariance @ both.T + np.diag([noise, 0.0])
+            alone = np.log(joint[0, 0]) + np.log(joint[1, 1])
+            oracle[number] += (alone - np.linalg.slogdet(joint)[1]) / 2 / len(targets)
+    np.testing.assert_allclose(predictive_gain(reward, asked, targets), oracle, rtol=1e-9)
+
+
+def test_an_odd_pair_that_tells_about_no_other_is_not_asked():
+    reward, _ = made_reward(2)
+    like_all, odd = np.array([1.0, 0.0]), np.array([0.0, 3.0])
+    one = np.stack([odd, *[like_all] * 9])
+    assert expected_information_gain(np.zeros(1), np.array([3.0]), reward.nu) > (
+        expected_information_gain(np.zeros(1), np.ones(1), reward.nu)
+    )
+    assert next_pair("eig", reward, one, np.zeros((10, 2)), draw()) != 0
+
+
 def test_pairs_drawn_ahead_do_not_all_ask_the_same():
     reward, _ = made_reward(2)
-    axes = np.linalg.inv(reward.projection.axes)
-    one = np.repeat(axes, 5, axis=0) + reward.projection.centre  # five pairs along each direction
-    same = np.tile(reward.projection.centre, (10, 1))
-    chosen = next_pairs("eig", reward, (one, same), 2, draw())
+    one = np.repeat(np.eye(2), 5, axis=0)  # five pairs along each direction
+    chosen = next_pairs("eig", reward, (one, np.zeros((10, 2))), 2, draw())
     assert {place // 5 for place in chosen} == {0, 1}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_gives_different_pairs_and_as_many_as_there_are(strategy):
-    reward, phi = made_reward()
-    pairs = phi[:7], phi[7:14]
+    reward, z = made_reward()
+    pairs = z[:7], z[7:14]
     assert sorted(next_pairs(strategy, reward, pairs, 99, draw())) == list(range(7))
     assert len(set(next_pairs(strategy, reward, pairs, 4, draw()))) == 4
 
 
 def test_tournament_shows_the_best_once_the_taste_is_known():
-    reward, phi = made_reward()
+    reward, z = made_reward()
     width = reward.projection.width
     sure = replace(reward, weights=np.ones(width), covariance=1e-9 * np.eye(width))
-    scores = sure.score(phi[:50]) + sure.score(phi[50:100])
-    assert next_pair("tournament", sure, phi[:50], phi[50:100], draw()) == scores.argmax()
+    scores = (z[:50] + z[50:100]) @ sure.weights
+    assert next_pair("tournament", sure, z[:50], z[50:100], draw()) == scores.argmax()
 
 
 def test_a_pair_that_waits_makes_the_reward_as_sure_as_its_answer_would():
     """The update is exact where the likelihood's curvature is: at the posterior's own mean."""
-    reward, phi = made_reward()
-    found = as_if_answered(reward, phi[:40], phi[40:80])
-    assert isinstance(found, Reward)
-    z = reward.projection(phi[:40]) - reward.projection(phi[40:80])
+    reward, pictures = made_reward()
+    z = pictures[:40] - pictures[40:80]
+    found: Reward = reward
+    for difference in z:
+        found = as_if_answered(found, difference)
     left, _, right = np.exp(davidson_log_probabilities(np.zeros(1), reward.nu))[0]
     information = (left + right) / 4
     oracle = np.linalg.inv(np.linalg.inv(reward.covariance) + information * z.T @ z)
@@ -110,8 +140,8 @@ def test_a_pair_that_waits_makes_the_reward_as_sure_as_its_answer_would():
 
 
 def test_random_ignores_the_reward_and_follows_its_generator():
-    reward, phi = made_reward()
-    pairs = phi[:100], phi[100:]
+    reward, z = made_reward()
+    pairs = z[:100], z[100:]
     drawn = [next_pairs("random", reward, pairs, 5, np.random.default_rng(s)) for s in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
@@ -121,8 +151,8 @@ def test_active_questions_leave_the_taste_less_unsure_than_random_ones():
     phi = chance.normal(size=(400, 12)) * np.linspace(2, 0.2, 12)
     reward = untrained_reward(phi)
     taste = chance.normal(size=12)
-    pairs = phi[:200], phi[200:]
-    z = reward.projection(pairs[0]) - reward.projection(pairs[1])
+    pairs = reward.projection(phi[:200]), reward.projection(phi[200:])
+    z = pairs[0] - pairs[1]
     p = np.exp(davidson_log_probabilities(3 * z @ taste, 0.3))
     choice = np.where(chance.random(200) < p[:, 0], 1.0, 0.0)
     left = {}

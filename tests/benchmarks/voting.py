@@ -1,0 +1,208 @@
+"""Clicks on a really started studio: how long until a vote is acknowledged, and a pair is there.
+
+    python tests/benchmarks/voting.py [--raters 1 20] [--million]
+
+Raters are threads of another process, each with a connection of its own, who answer one pair after
+the other as the page does: pairs are asked for ahead, a click is one POST. Measured from the click
+to the whole answer, which the studio gives after its commit. Idle, and while the starter model
+draws without a pause. Goals: p95 under 50 ms at one rater and 150 ms at twenty, at most doubled by
+drawing.
+
+With `--million`: what the services answer with a million votes in the database, in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from studio.core.settings import REPOSITORY, Settings
+from studio.services.studio import open_studio
+from tests.services.rated import file_pictures, gallery_campaign
+from tests.ui.served import served
+
+RATERS = (1, 20)
+CLICKS = {1: 60, 20: 15}  # of each rater
+LOOK = (0.7, 1.7)  # seconds between two clicks: a fast rater's
+PROMPTS, EACH = 24, 8  # pictures that are rated
+AHEAD = 3  # pairs that the page holds
+PATIENCE = 300  # seconds until the first picture is drawn
+GOALS = {1: 50, 20: 150}  # milliseconds
+OWNER = "owner:secret-owner"
+
+
+@dataclass
+class Rater:
+    """One rater's browser."""
+
+    port: int
+    name: str
+    campaign: str
+    clicks: int
+    look: tuple[float, float] = LOOK
+
+    def __post_init__(self) -> None:
+        self.votes: list[float] = []  # milliseconds from click to acknowledgement
+        self.pairs: list[float] = []  # milliseconds from asking to a pair with both pictures
+        self._http = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+
+    def rate(self) -> None:
+        """Answer pairs until the clicks are used up."""
+        draw, ready, seen = random.Random(self.name), [], set()
+        for _ in range(self.clicks):
+            if len(ready) < AHEAD:
+                ready += self._next_pairs(seen)
+            time.sleep(draw.uniform(*self.look))
+            pair = ready.pop(0)
+            body = {
+                "event": str(uuid.UUID(int=draw.getrandbits(128))),
+                "pair": pair["pair"],
+                "rater": self.name,
+                "session": "benchmark",
+                "choice": draw.choice(["left", "right", "tie"]),
+                "response_ms": 1000,
+            }
+            self.votes.append(self._timed(lambda body=body: self.ask("votes", body)))
+
+    def _next_pairs(self, seen: set[str]) -> list[dict[str, Any]]:
+        query = {"campaign": self.campaign, "rater": self.name, "count": AHEAD + 1}
+
+        def look() -> None:
+            found.extend(json.loads(self.ask(f"pairs?{urlencode(query)}"))["pairs"])
+            for side in ("left", "right"):
+                self.ask(found[-1][side].removeprefix("/easel/rate/"))
+
+        found: list[dict[str, Any]] = []
+        self.pairs.append(self._timed(look))
+        fresh = [pair for pair in found if pair["pair"] not in seen]
+        seen.update(pair["pair"] for pair in fresh)
+        return fresh
+
+    def ask(self, path: str, body: dict | None = None) -> bytes:
+        """Send one request to the Rate tab's addresses, and read its whole answer."""
+        key = base64.b64encode(OWNER.encode()).decode()
+        headers = {"Authorization": f"Basic {key}", "Content-Type": "application/json"}
+        content = None if body is None else json.dumps(body).encode()
+        method = "GET" if body is None else "POST"
+        self._http.request(method, f"/easel/rate/{path}", content, headers)
+        answer = self._http.getresponse()
+        found = answer.read()
+        if answer.status != 200:
+            raise SystemExit(f"{path}: {answer.status} {found[:300]!r}")
+        return found
+
+    @staticmethod
+    def _timed(action: Any) -> float:
+        started = time.perf_counter()
+        action()
+        return (time.perf_counter() - started) * 1000
+
+
+def crowd(port: int, campaign: str, raters: int, clicks: int, tag: str) -> dict[str, list[float]]:
+    """Let raters click at the same time; returns {votes, pairs} in milliseconds."""
+    people = [Rater(port, f"{tag} {number}", campaign, clicks) for number in range(raters)]
+    threads = [threading.Thread(target=person.rate) for person in people]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {
+        "votes": [t for person in people for t in person.votes],
+        "pairs": [t for person in people for t in person.pairs],
+    }
+
+
+def in_another_process(*words: object) -> dict[str, list[float]]:
+    """Run a crowd apart from this process, so that its threads wait for nothing else."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--crowd", *map(str, words)]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(raters: tuple[int, ...] = RATERS) -> list[dict]:
+    """Return the figures of every crowd, idle and while drawing."""
+    records: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = replace(Settings(), data_dir=Path(folder) / "data")
+        settings.data_dir.mkdir()
+        studio = open_studio(settings)
+        file_pictures(studio, prompts=PROMPTS, each=EACH)
+        campaign = gallery_campaign(studio, name="clicks", strategy="eig").id
+        studio.close()
+        with served(settings.data_dir, settings.models_dir, ["--auth", OWNER]) as running:
+            owner = Rater(running.port, "owner", campaign, 0)
+            in_another_process(running.port, campaign, 2, 8, "warm")
+            for state in ("idle", "while drawing"):
+                if state != "idle":
+                    draw_without_pause(owner)
+                for count in raters:
+                    clicks = CLICKS.get(count, 15)
+                    found = in_another_process(running.port, campaign, count, clicks, state)
+                    records += crowd_records(found, count, state, records)
+    return records
+
+
+def draw_without_pause(owner: Rater) -> None:
+    """Begin to draw with the starter model, and wait for the first picture."""
+    prompts = [f"red apple, number {number}" for number in range(200)]
+    plan = {"name": "drawing", "prompts": prompts, "contestants": [{"model": "starter"}]}
+    made = json.loads(owner.ask("owner/campaigns", plan | {"pictures_per_prompt": 4}))
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        listed = json.loads(owner.ask("campaigns"))["campaigns"]
+        if not next(c for c in listed if c["id"] == made["id"])["doing"].startswith("0 "):
+            return
+        time.sleep(1)
+    raise SystemExit("The starter model drew nothing.")
+
+
+def crowd_records(found: dict, count: int, state: str, before: list[dict]) -> list[dict]:
+    """Turn one crowd's times into records; `ratio` compares with the same crowd at rest."""
+    rows = []
+    for key, metric in (("votes", "click to acknowledgement"), ("pairs", "next pairs, asked")):
+        p95 = statistics.quantiles(found[key], n=20)[-1]
+        name = f"voting: {metric}, {count} raters"
+        idle = next((r["value"] for r in before if r["metric"] == f"{name}, idle, p95"), p95)
+        goal = GOALS.get(count) if key == "votes" else 200
+        rows.append(
+            {
+                "metric": f"{name}, {state}, p95",
+                "value": round(p95, 1),
+                "unit": "ms",
+                "n": len(found[key]),
+                "ratio_to": f"idle; goal {goal} ms idle, 2 while drawing",
+                "ratio": round(p95 / idle, 2),
+                "median": round(statistics.median(found[key]), 1),
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--raters", type=int, nargs="+", default=list(RATERS))
+    parser.add_argument("--crowd", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.crowd:
+        port, campaign, *numbers, tag = args.crowd
+        print(json.dumps(crowd(int(port), campaign, *map(int, numbers), tag)))
+    else:
+        for line in main(tuple(args.raters)):
+            print(json.dumps(line))
