@@ -140,8 +140,9 @@ def make_parser() -> Parser:
     for name, words in (("votes", "what people preferred"), ("finetune", "learn from the votes")):
         commands.add_parser(name, help=words, parents=[common], add_help=False)
     train = commands.add_parser("train", help="the training recipe", parents=[common])
-    stages = ("corpus", "autoencoder", "clip", "unet", "starter", "all", "judge")
-    train.add_argument("stage", choices=stages, help="which stage; further flags go to it")
+    stages = ("corpus", "autoencoder", "clip", "unet", "starter", "all", "judge", "lora")
+    words = "which stage, or lora for your own style; further flags go to it"
+    train.add_argument("stage", choices=stages, help=words)
     commands.add_parser("test", help="run the tests; takes pytest's flags", parents=[common])
     bench = commands.add_parser("bench", help="measure speed and quality", parents=[common])
     bench.add_argument("names", nargs="*", help="benchmarks to run; all unless given")
@@ -386,6 +387,10 @@ def run_finetune(args: argparse.Namespace) -> int:
 
 def run_train(args: argparse.Namespace) -> int:
     """Run a stage of the training recipe; waits for the device and for another training."""
+    if args.stage == "lora":
+        from studio.services.lora_command import teach
+
+        return teach(args.rest, settings_from(args))
     from studio.services.ownership import hold_training
     from studio.training.command_line import train
 

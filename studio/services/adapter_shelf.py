@@ -95,9 +95,31 @@ class AdapterShelf:
             if entry.sha256 == sha256 and not entry.problem:
                 return entry
         title = path.parent.name if path.stem == "adapter" else path.stem
-        target = self._free_path(_file_name(name or title), sha256)
+        target = self._free_path(file_name(name or title), sha256)
         atomic_write(target, content)
         return self._look(target)
+
+    def add_trained(self, folder: Path, name: str) -> AdapterEntry:
+        """Put a trained adapter on the shelf in both its namings, as NAME/adapter*.safetensors.
+
+        One with the same content is there already; another one of that name is kept beside it.
+        Raises as `add`.
+        """
+        files = sorted(folder.glob("adapter*.safetensors"))  # the one that is listed last
+        try:
+            contents = {path.name: path.read_bytes() for path in files}
+        except OSError as error:
+            raise storage_error(error, "read", folder) from error
+        sha256 = hashlib.sha256(contents.get("adapter.safetensors", b"")).hexdigest()
+        for entry in self.entries():
+            if entry.sha256 == sha256 and not entry.problem:
+                return entry
+        target = self._folder / file_name(name)
+        if target.exists():
+            target = target.with_name(f"{target.name}-{sha256[:8]}")
+        for name, content in contents.items():
+            atomic_write(target / name, content)
+        return self._look(target / "adapter.safetensors")
 
     def files(self, request: GenerationRequest) -> list[tuple[Path, float]]:
         """Return the file and strength of each adapter that a request is drawn with.
@@ -187,6 +209,6 @@ def _name_of(path: Path) -> str:
     return path.parent.name if path.name == "adapter.safetensors" else path.stem
 
 
-def _file_name(title: str) -> str:
+def file_name(title: str) -> str:
     """Return a title as a file name that is safe everywhere."""
     return re.sub(r"[^\w.-]+", "-", title).strip(".-")[:60] or "adapter"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from studio.core.errors import StudioRunningError
+from studio.core.errors import StudioRunningError, TrainingError
 from studio.store.lock import FileLock, Holder
 
 OWNER_LOCK = "studio.lock"  # file names in the data folder
@@ -62,6 +62,26 @@ def hold_training(data_dir: Path, task: str, say: Callable[[str], None]) -> Iter
         with hold_device(data_dir, task, say):
             pass
         yield
+
+
+@contextmanager
+def only_training(data_dir: Path, task: str) -> Iterator[None]:
+    """Be the folder's only training inside the block; for the device thread, which cannot wait.
+
+    Raises TrainingError while another one is at work, which may be a paused one of the same studio.
+    """
+    lock = FileLock(data_dir / TRAINING_LOCK)
+    if not lock.acquire(task):
+        holder = lock.holder() or Holder()
+        who = f"'{holder.task}'" if holder.task else "Another training"
+        raise TrainingError(
+            f"{who} is being trained in this data folder. Wait for it to end, or stop it; then let "
+            "this one go on."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

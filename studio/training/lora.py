@@ -39,6 +39,7 @@ from studio.diffusion.latents import encode, from_uint8
 from studio.diffusion.model import LatentDiffusionModel
 from studio.diffusion.schedule import add_noise, noise_schedule
 from studio.diffusion.text import cut_off_sentence
+from studio.training import checkpoint
 from studio.training.buckets import bucket_sizes, fit, nearest_bucket
 from studio.training.hardware import Hardware
 from studio.training.loop import (
@@ -96,7 +97,7 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Encoded:
     """What the loop reads, computed once."""
 
     latents: tuple[Tensor, ...]  # per bucket: (pictures, C, h, w)
@@ -155,12 +156,10 @@ def train(
     for example in examples:
         if rest := cut_off_sentence(model, full_caption(example.caption, config.trigger)):
             yield Notice(f"{example.title}: {rest}")
-    lesson = yield from prepare(model, examples, config)
-    chosen = add_trainable_adapter(
-        model.unet, config.rank, config.loop.seed, dict(LAYERS)[config.layers]
-    )
+    encoded = yield from prepare(model, examples, config)
+    adapter = _trainable(model, config)
     try:
-        yield from _teach(model, examples, config, folder, (lesson, nn.ParameterList(chosen)))
+        yield from _teach(model, examples, config, folder, (encoded, adapter))
         lineage = _lineage(model, examples, config)
         path, _ = save_adapter(model.unet, folder, lineage)
     finally:
@@ -168,20 +167,49 @@ def train(
     yield StageArtifact(STAGE, str(path))
 
 
+def conclude(
+    model: LatentDiffusionModel, examples: Sequence[Example], config: LoraConfig, folder: Path
+) -> StageArtifact:
+    """Write the adapter as far as the run in `folder` came, without training on.
+
+    Raises TrainingError when it has not committed anything yet.
+    """
+    _claim(folder, _identity(model, examples, config))
+    found = checkpoint.latest(folder)
+    if found is None:
+        raise TrainingError("Nothing was learned yet, so there is nothing to keep.")
+    adapter = _trainable(model, config)
+    try:
+        adapter.load_state_dict(found.tensors["weights"])
+        lineage = _lineage(model, examples, config) | {"stopped_at": found.step}
+        path, _ = save_adapter(model.unet, folder, lineage)
+    finally:
+        remove_trained_adapter(model.unet)
+    return StageArtifact(STAGE, str(path))
+
+
+def _trainable(model: LatentDiffusionModel, config: LoraConfig) -> nn.ParameterList:
+    """Put a new adapter on the U-Net; return its weights as a module of their own."""
+    layers = dict(LAYERS)[config.layers]
+    return nn.ParameterList(
+        add_trainable_adapter(model.unet, config.rank, config.loop.seed, layers)
+    )
+
+
 def _teach(
     model: LatentDiffusionModel,
     examples: Sequence[Example],
     config: LoraConfig,
     folder: Path,
-    taught: tuple[Lesson, nn.ParameterList],
+    taught: tuple[Encoded, nn.ParameterList],
 ) -> Iterator[Event]:
     """Take the steps; look at the samples before the first, after the last, and now and then."""
-    lesson, adapter = taught
+    encoded, adapter = taught
     hardware = Hardware(model.device)
     alphas = noise_schedule(model.scheduler_config).alphas_cumprod.to(model.device)
 
     def loss_at(step: int) -> tuple[Tensor, Metrics]:
-        return step_loss(model, lesson, (config, alphas), step, hardware)
+        return step_loss(model, encoded, (config, alphas), step, hardware)
 
     gallery = _Samples(model, examples, config, folder)
     yield from gallery.look(0)
@@ -199,7 +227,7 @@ def _teach(
 
 def prepare(
     model: LatentDiffusionModel, examples: Sequence[Example], config: LoraConfig
-) -> Generator[Event, None, Lesson]:
+) -> Generator[Event, None, Encoded]:
     """Encode every picture in its bucket and every distinct caption, once; yields in between."""
     levels = len(model.unet.config.block_out_channels) - 1
     buckets = bucket_sizes(model.native_size, model.vae_scale_factor * 2**levels)
@@ -217,39 +245,39 @@ def prepare(
     texts = TextFeatures(model)
     features = torch.cat([texts.batch([caption], 1.0) for caption in numbers])
     parts = [found[bucket] for bucket in sorted(found)]
-    return Lesson(
+    return Encoded(
         tuple(torch.cat([latents for latents, _ in part]) for part in parts),
         tuple(torch.tensor([number for _, number in part]) for part in parts),
         features,
     )
 
 
-def draw_batch(lesson: Lesson, config: LoraConfig, step: int) -> tuple[Tensor, Tensor]:
+def draw_batch(encoded: Encoded, config: LoraConfig, step: int) -> tuple[Tensor, Tensor]:
     """Draw latents (B, C, h, w) of one bucket, and their text features (B, 77, D).
 
     A bucket comes as often as it has pictures; no picture comes twice before the bucket is empty.
     """
     choose = step_generator(config.loop.seed, step)
-    sizes = np.array([len(part) for part in lesson.latents])
+    sizes = np.array([len(part) for part in encoded.latents])
     number = choose.choice(len(sizes), p=sizes / sizes.sum())
     rounds = -(-config.batch_size // sizes[number])
     rows = np.concatenate([choose.permutation(sizes[number]) for _ in range(rounds)])
     rows = torch.from_numpy(rows[: config.batch_size])
     dropped = torch.from_numpy(choose.random(len(rows)) < config.caption_dropout)
-    captions = lesson.captions[number][rows].masked_fill(dropped, 0)
-    return lesson.latents[number][rows], lesson.features[captions]
+    captions = encoded.captions[number][rows].masked_fill(dropped, 0)
+    return encoded.latents[number][rows], encoded.features[captions]
 
 
 def step_loss(
     model: LatentDiffusionModel,
-    lesson: Lesson,
+    encoded: Encoded,
     settings: tuple[LoraConfig, Tensor],
     step: int,
     hardware: Hardware,
 ) -> tuple[Tensor, Metrics]:
     """Loss () of one step; `settings` are the configuration and abar per timestep (T,)."""
     config, alphas = settings
-    latents, features = draw_batch(lesson, config, step)
+    latents, features = draw_batch(encoded, config, step)
     t = stratified_timesteps(len(latents), step_generator(config.loop.seed, step, stream=1))
     t = (t * len(alphas) // 1000).to(model.device)
     noise = torch.randn(latents.shape, generator=torch_generator(config.loop.seed, step))

@@ -152,10 +152,10 @@ def test_the_loss_is_the_mean_squared_error_of_what_the_model_predicts(tmp_path,
         folder = build_tiny_model(tmp_path / kind, prediction_type=kind)
         model = load_model(folder, kind, "cpu", torch.float32, sha256="ab")
         config = replace(SHORT, snr_cap=math.inf)
-        lesson = last(lora.prepare(model, flat(), config))
+        encoded = last(lora.prepare(model, flat(), config))
         alphas = DDIMScheduler.from_pretrained(folder, subfolder="scheduler").alphas_cumprod
-        loss, _ = lora.step_loss(model, lesson, (config, alphas), 3, lora.Hardware(model.device))
-        latents, features = lora.draw_batch(lesson, config, 3)
+        loss, _ = lora.step_loss(model, encoded, (config, alphas), 3, lora.Hardware(model.device))
+        latents, features = lora.draw_batch(encoded, config, 3)
         t = lora.stratified_timesteps(4, lora.step_generator(0, 3, stream=1))
         noise = torch.randn(latents.shape, generator=lora.torch_generator(0, 3))
         scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
@@ -176,10 +176,10 @@ def last(events):
 def test_pictures_of_all_shapes_are_taught_in_their_own(model):
     shapes = [(64, 64), (100, 100), (640, 320), (30, 60)]
     examples = [Example(str(s), Image.new("RGB", s, RED), "cat") for s in shapes]
-    lesson = last(lora.prepare(model, examples, SHORT))
-    found = {tuple(part.shape[2:]): len(part) for part in lesson.latents}
+    encoded = last(lora.prepare(model, examples, SHORT))
+    found = {tuple(part.shape[2:]): len(part) for part in encoded.latents}
     assert found == {(10, 6): 1, (8, 8): 2, (6, 10): 1}
-    seen = {lora.draw_batch(lesson, SHORT, step)[0].shape[2:] for step in range(40)}
+    seen = {lora.draw_batch(encoded, SHORT, step)[0].shape[2:] for step in range(40)}
     assert seen == set(found)
 
 
@@ -232,9 +232,9 @@ def tiny_once(tiny: Path) -> LatentDiffusionModel:
 
 def test_one_caption_in_ten_is_left_empty_and_each_picture_comes_as_often(model):
     examples = [replace(e, caption=f"cat {n}") for n, e in enumerate(flat(6))]
-    lesson = last(lora.prepare(model, examples, SHORT))
-    drawn = [lora.draw_batch(lesson, SHORT, step) for step in range(600)]
-    empty = torch.cat([(f == lesson.features[0]).all(dim=(1, 2)) for _, f in drawn])
+    encoded = last(lora.prepare(model, examples, SHORT))
+    drawn = [lora.draw_batch(encoded, SHORT, step) for step in range(600)]
+    empty = torch.cat([(f == encoded.features[0]).all(dim=(1, 2)) for _, f in drawn])
     assert 0.075 < empty.double().mean() < 0.125
     assert all(len(latents) == 4 for latents, _ in drawn)
 
