@@ -3,18 +3,20 @@
     finetune --campaign NAME --minutes 15 --output DIR
     finetune --reward brightness --prompts FILE --epochs 20 --seed 1 --output DIR
 
-Standard output gets one JSON object an epoch; sentences go to standard error. The same command
-goes on with a run that was stopped. Exit codes: 0 done, 1 refused or failed, 2 a flag that cannot
-be, 3 another run is at work in that folder, 130 Ctrl-C.
+Standard output gets one JSON object an epoch; sentences go to standard error. Started by torchrun
+or `accelerate launch`, its processes share the work. The same command goes on with a run that was
+stopped. Exit codes: 0 done, 1 refused or failed, 2 a flag that cannot be, 3 another run is at work
+in that folder, 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +65,10 @@ def finetune(rest: list[str], settings: Settings) -> int:
     """Run the command with the words after `finetune`; return the exit code."""
     try:
         args = make_parser().parse_args(rest)
-        with _own_folder(args.output), hold_training(settings.data_dir, "finetune", _say):
+        with ExitStack() as held:
+            if not _follows():
+                held.enter_context(_own_folder(args.output))
+                held.enter_context(hold_training(settings.data_dir, "finetune", _say))
             return _run(args, settings)
     except (FlagError, InvalidRequestError) as refusal:
         _say(str(refusal))
@@ -98,6 +103,7 @@ def make_parser() -> Parser:
     parser.add_argument("--steps", type=_count, help="denoising steps of a trajectory")
     parser.add_argument("--window", type=_natural, help="train a sliding window of this many steps")
     parser.add_argument("--rank", type=_count, help="rank of the adapter")
+    parser.add_argument("--algorithm", choices=("ppo", "nft"), help="PPO, or DiffusionNFT")
     parser.add_argument("--learning-rate", type=_number, help="of AdamW")
     parser.add_argument("--updates", type=_count, help="optimizer steps an epoch")
     parser.add_argument("--kl-weight", type=_number, help="beta: how strongly the base holds on")
@@ -135,18 +141,22 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
     from studio.training.finetune import finetune as train
     from studio.training.finetune import load_base
     from studio.training.probes import load_tools
+    from studio.training.team import join_team
 
+    team, device = join_team(settings.device)
     shelf = ModelShelf(settings)
     entry = shelf.entry(args.model or STARTER)
     if entry.problem:
         raise TrainingError(entry.problem)
     reward, prompts = _reward_and_prompts(args, settings)
     config = make_config(args, prompts)
-    model = load_base(entry.folder, entry.name, settings.device, shelf.hash_of(entry))
+    model = load_base(entry.folder, entry.name, device, shelf.hash_of(entry))
     tools = load_tools(model, entry.folder)
-    events = train(model, reward, config, tools, args.output, args.adapter)
+    events = train(model, reward, config, tools, args.output, args.adapter, team)
     with closing(events):
         for event in events:
+            if not team.leads:
+                continue
             if isinstance(event, EpochDone):
                 line = {name: getattr(event, name) for name in _FIGURES}
                 sys.stdout.write(json.dumps(line) + "\n")
@@ -155,7 +165,8 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
                 _say(event.sentence)
             elif isinstance(event, StageProgress):
                 _show(event)
-    _say(f"The adapter is {args.output / 'adapter.safetensors'}.")
+    if team.leads:
+        _say(f"The adapter is {args.output / 'adapter.safetensors'}.")
     return DONE
 
 
@@ -171,6 +182,7 @@ def make_config(args: argparse.Namespace, prompts: tuple[str, ...]) -> FineTuneC
     policy = _given(guidance_scale=args.guidance, steps=args.steps, window=args.window)
     ppo = _given(learning_rate=args.learning_rate, kl_weight=args.kl_weight, updates=args.updates)
     changes = _given(
+        algorithm=args.algorithm,
         rank=args.rank,
         prompts_per_epoch=args.prompts_per_epoch,
         images_per_prompt=args.images_per_prompt,
@@ -180,7 +192,12 @@ def make_config(args: argparse.Namespace, prompts: tuple[str, ...]) -> FineTuneC
     )
 
 
-def _given(**values: float | None) -> dict[str, float]:
+def _follows() -> bool:
+    """Whether another process of the same run leads, which holds the locks and tells."""
+    return int(os.environ.get("RANK", "0")) > 0
+
+
+def _given(**values: float | str | None) -> dict[str, float | str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
