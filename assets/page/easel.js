@@ -3,6 +3,7 @@
 import "./bridge.js";
 import { tell } from "./dom.js";
 import { mountEditor } from "./editor.js";
+import { mountFinetune } from "./finetune.js";
 import { mountForm, mountUnderPrompt } from "./form.js";
 import { mountGallery } from "./gallery.js";
 import { mountKeys } from "./keys.js";
@@ -24,6 +25,7 @@ const PLACES = [
   ["#easel-cancel", mountCancel],
   ["#easel-gallery", mountGallery],
   ["#easel-rate", mountRate],
+  ["#easel-finetune", mountFinetune],
   ["#easel-controls", mountForm],
 ];
 const open = new Set(PLACES);
@@ -37,7 +39,7 @@ function fill() {
     open.delete(place);
     mount(root);
   }
-  const usable = [...open].every(([selector]) => ["#easel-gallery", "#easel-rate"].includes(selector));
+  const usable = [...open].every(([selector]) => ["#easel-gallery", "#easel-rate", "#easel-finetune"].includes(selector));
   if (usable && !document.documentElement.classList.contains("easel-ready")) {
     document.documentElement.classList.add("easel-ready");
     tell("/easel/ready").catch(() => {}); // now the model may be loaded

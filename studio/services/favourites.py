@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -46,6 +46,7 @@ class Favourites:
         self._worker = worker
         self._lock = Lock()
         self._keep: dict[str, int] = {}  # job -> how many of its pictures stay
+        self._extremes: tuple[Snapshot | None, dict[str, list[dict[str, object]]]] = (None, {})
         worker.listen(self._on_event)
 
     def score(self, picture: Picture) -> Score:
@@ -81,6 +82,26 @@ class Favourites:
         self._taste.want(p.sha256 for p in found if p.sha256 not in scores)
         found.sort(key=lambda picture: scores.get(picture.sha256, float("-inf")), reverse=True)
         return found[offset : offset + limit], len(found)
+
+    def extremes(self, count: int) -> dict[str, list[dict[str, object]]]:
+        """Return the pictures of the gallery that the taste loves and hates most, best first.
+
+        Each as its id and prompt; both lists are empty while there is no taste.
+        """
+        now = self._taste.now
+        if self._extremes[0] is now:
+            return self._extremes[1]
+        scores = now.scores(list(now.features))
+        order = sorted(scores, key=lambda sha256: (-scores[sha256], sha256))
+        loved = list(islice(self._there(order), count))
+        hated = list(islice(self._there(reversed(order)), count))
+        told = {"loved": loved, "hated": [p for p in hated if p not in loved]}
+        listed = {
+            name: [{"id": p.id, "prompt": p.request.prompt} for p in found]
+            for name, found in told.items()
+        }
+        self._extremes = (now, listed)
+        return listed
 
     def keep_best(self, job_id: str, keep: int, *, over: bool) -> str:
         """Keep the best of a job's pictures, now or when it is done; the others go to the bin.
@@ -123,6 +144,11 @@ class Favourites:
             if picture is not None:
                 score = f"won {wins[sha256]}, lost {losses[sha256]}"
                 yield Panel(self._pictures.file(picture), f"{score}: {picture.request.prompt}")
+
+    def _there(self, pictures: Iterable[str]) -> Iterator[Picture]:
+        """Yield those of the pictures that are in the gallery."""
+        found = (self._pictures.find(sha256) for sha256 in pictures)
+        yield from (picture for picture in found if picture is not None)
 
     def _newest(self, search: str, starred: bool) -> Iterator[Picture]:
         before: int | None = None

@@ -18,6 +18,8 @@ from studio.ui.controls import first_usable, upscalers
 from studio.ui.drawing import DrawingHandlers
 from studio.ui.edit_routes import add_edit_routes
 from studio.ui.endpoint import img2img_endpoint, inpaint_endpoint, txt2img_endpoint
+from studio.ui.finetune import build_finetune
+from studio.ui.finetune_routes import add_finetune_routes
 from studio.ui.form import build_form
 from studio.ui.gallery import build_gallery
 from studio.ui.header import build_header, offer_new_models
@@ -34,6 +36,7 @@ HEAD = (
     '<link rel="stylesheet" href="/easel/page/easel.css">'
     '<link rel="stylesheet" href="/easel/page/editing.css">'
     '<link rel="stylesheet" href="/easel/page/rate.css">'
+    '<link rel="stylesheet" href="/easel/page/finetune.css">'
     '<script type="module" src="/easel/page/easel.js"></script>'
 )
 LATEST_WARM_UP = 15.0  # seconds after the start, when no page was opened until then
@@ -68,6 +71,7 @@ def make_app(studio: Studio) -> FastAPI:
     add_routes(app, studio)
     add_edit_routes(app, studio)
     add_rate_routes(app, studio)
+    add_finetune_routes(app, studio)
     app.post("/easel/ready")(begin.page_is_ready)
     return gr.mount_gradio_app(
         app,
@@ -106,6 +110,8 @@ def build_page(studio: Studio) -> gr.Blocks:
             }
             with gr.Tab("Rate", id="rate", render_children=True):
                 build_rate()
+            with gr.Tab("Fine-tune", id="finetune", render_children=True):
+                build_finetune()
             with gr.Tab("Gallery", id="gallery", render_children=True):
                 build_gallery()
         form = build_form(model, first_usable(entries), upscalers(studio))
