@@ -20,12 +20,14 @@ from studio.services.presets import PresetShelf
 from studio.services.sending import Sending
 from studio.services.shared_device import SharedDevice
 from studio.services.status import Status
+from studio.services.teaching import Teaching
 from studio.services.upkeep import Upkeep
 from studio.services.worker import GpuWorker, Priority, unshared
 from studio.store.database import Database, Databases, open_databases
 from studio.store.drafts import DraftStore
 from studio.store.form import FormStore
 from studio.store.jobs import JobStore
+from studio.store.lessons import LessonStore
 from studio.store.pictures import PictureStore
 from studio.store.reconcile import Reconciliation
 from studio.store.runs import RunStore
@@ -57,6 +59,7 @@ class Studio:
     upkeep: Upkeep
     preference: Preference
     finetuning: Finetuning
+    teaching: Teaching
 
     @property
     def database(self) -> Database:
@@ -114,8 +117,10 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
     generation = Generation(worker, shelf, jobs, pictures, sources, settings, adapters)
     preference = open_preference(settings, databases.shared, pictures, shelf, worker)
     finetuning = Finetuning(settings, RunStore(database), worker, shelf, adapters, preference)
+    teaching = Teaching(settings, LessonStore(settings.data_dir), worker, shelf, adapters)
     if owner:
         generation.recover()
+        teaching.recover()
         finetuning.recover()
     return Studio(
         settings=settings,
@@ -142,4 +147,5 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
         ),
         preference=preference,
         finetuning=finetuning,
+        teaching=teaching,
     )

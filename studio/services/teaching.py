@@ -138,9 +138,9 @@ class Teaching:
             words = {"name": name.strip()[:200], "trigger": trigger.strip()[:200]}
             return self._store.save(replace(lesson, **words, model=model, minutes=minutes))
 
-    def picture(self, lesson_id: str, picture_id: str) -> Path:
-        """Return the file of a lesson's picture. Raises NotFoundError."""
-        return self._store.picture_file(lesson_id, picture_id)
+    def thumbnail(self, lesson_id: str, picture_id: str) -> Path:
+        """Return the file of a picture's small copy, a WebP. Raises NotFoundError."""
+        return self._store.thumbnail(lesson_id, picture_id)
 
     # ------------------------------------------------------------------ begin, pause, end
 

@@ -27,7 +27,9 @@ PICTURE_ENDINGS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl"}
 )
 LARGEST_SIDE = 2048  # pixels; no model of today is taught larger ones
+THUMBNAIL_SIDE = 256  # pixels
 MAX_CAPTION_BYTES = 1_000_000
+GONE = "This picture is not in the lesson any more."
 _ID = re.compile(r"[0-9a-f]{12}")
 
 
@@ -92,9 +94,11 @@ class LessonStore:
             )
         picture, size = teachable_picture(content, smallest)
         entry = LessonPicture(secrets.token_hex(6), title[:200], "", *size)
-        stream = io.BytesIO()
-        picture.save(stream, "PNG", compress_level=1)
-        atomic_write(self._picture(lesson_id, entry.id), stream.getvalue())
+        small = picture.copy()
+        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+        atomic_write(self._thumbnail(lesson_id, entry.id), _encoded(small, "WEBP", quality=85))
+        kept = _encoded(picture, "PNG", compress_level=1)
+        atomic_write(self._picture(lesson_id, entry.id), kept)
         return self.save(replace(lesson, pictures=(*lesson.pictures, entry)))
 
     def remove_picture(self, lesson_id: str, picture_id: str) -> Lesson:
@@ -103,22 +107,23 @@ class LessonStore:
         kept = tuple(picture for picture in lesson.pictures if picture.id != picture_id)
         self.save(replace(lesson, pictures=kept))
         self._picture(lesson_id, picture_id).unlink(missing_ok=True)
+        self._thumbnail(lesson_id, picture_id).unlink(missing_ok=True)
         return self.get(lesson_id)
 
-    def picture_file(self, lesson_id: str, picture_id: str) -> Path:
-        """Return where a lesson's picture is. Raises NotFoundError."""
-        path = self._picture(lesson_id, picture_id)
-        if not path.is_file():
-            raise NotFoundError("This picture is not in the lesson any more.")
-        return path
+    def thumbnail(self, lesson_id: str, picture_id: str) -> Path:
+        """Return where a picture's small copy is, a WebP. Raises NotFoundError."""
+        return _there(self._thumbnail(lesson_id, picture_id))
 
     def image(self, lesson_id: str, picture_id: str) -> Image.Image:
         """Return a lesson's picture as RGB. Raises NotFoundError, StorageError."""
-        return open_picture(self.picture_file(lesson_id, picture_id))
+        return open_picture(_there(self._picture(lesson_id, picture_id)))
+
+    def _thumbnail(self, lesson_id: str, picture_id: str) -> Path:
+        return self._picture(lesson_id, picture_id).with_suffix(".webp")
 
     def _picture(self, lesson_id: str, picture_id: str) -> Path:
         if not _ID.fullmatch(picture_id):
-            raise NotFoundError("This picture is not in the lesson any more.")
+            raise NotFoundError(GONE)
         return self.folder(lesson_id) / "pictures" / f"{picture_id}.png"
 
 
@@ -179,6 +184,18 @@ def read_caption(path: Path) -> str:
     caption = " ".join("".join(c if c.isprintable() else " " for c in caption).split())
     check_caption(caption)
     return caption
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise NotFoundError(GONE)
+    return path
+
+
+def _encoded(picture: Image.Image, kind: str, **options: int) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
 
 
 def _told(name: str, sentence: str) -> str:

@@ -166,7 +166,7 @@ def test_a_name_that_is_no_lesson_leads_nowhere(store, name):
         store.get(name)
     lesson = store.create()
     with pytest.raises(NotFoundError):
-        store.picture_file(lesson.id, name)
+        store.thumbnail(lesson.id, name)
 
 
 def test_a_damaged_lesson_does_not_hide_the_others(store):
