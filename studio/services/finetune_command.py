@@ -234,10 +234,20 @@ def campaign_reward(studio: Studio, name: str) -> tuple[RewardFunction, tuple[st
     features, encoder = preference.taste.looked_at(list(pictures))
     learned = comparisons_from_votes(votes, features, encoder=(encoder.name, encoder.sha256))
     reward = fit_reward(learned)
+    if not learned.decisive.any():
+        raise TrainingError(
+            f"None of the {reward.votes} votes prefers a picture, so there is no taste to learn. "
+            "Rate pairs in which one picture is better."
+        )
     agreement = held_out_agreement(learned)
     _say(
-        f"Learned from {reward.votes} votes: unseen votes are predicted in {agreement.value:.0%} "
-        f"of cases ({agreement.low:.0%} to {agreement.high:.0%}; a coin gets 50 %)."
+        f"Learned from {reward.votes} votes"
+        + (
+            f": unseen votes are predicted in {agreement.value:.0%} of cases "
+            f"({agreement.low:.0%} to {agreement.high:.0%}; a coin gets 50 %)."
+            if agreement
+            else ", too few or of too few prompts to say how well they predict unseen ones."
+        )
     )
     prompts = campaign.plan.prompts or tuple(dict.fromkeys(v.prompt for v in votes if v.prompt))
     return learned_reward(reward, encoder), prompts

@@ -170,8 +170,12 @@ def vote(campaign: str, left: str, right: str, choice: str, prompt: str) -> Vote
     )  # fmt: skip
 
 
-def voted(settings: Settings, votes: int) -> None:
-    """A campaign 'taste' in which the redder picture wins."""
+def higher(left: str, right: str, _number: int) -> str:
+    return "left" if left > right else "right"
+
+
+def voted(settings: Settings, votes: int, choose: Callable[[str, str, int], str] = higher) -> None:
+    """A campaign 'taste' of three pictures for each of four prompts, with so many votes."""
     studio = open_studio(settings)
     prompts = ("red apple", "castle", "cat", "house")
     request = GenerationRequest(
@@ -190,7 +194,7 @@ def voted(settings: Settings, votes: int) -> None:
     for number in range(votes):
         prompt = prompts[number % 4]
         left, right = shas[prompt][number % 3], shas[prompt][(number + 1) % 3]
-        choice = "left" if left > right else "right"
+        choice = choose(left, right, number)
         studio.preference.votes.add(vote(campaign.id, left, right, choice, prompt))
     studio.close()
 
@@ -216,6 +220,44 @@ def test_a_campaign_without_votes_is_refused_with_a_sentence(
     done = run(*QUICK, "--campaign", "taste", "--epochs", "1", "--output", str(tmp_path / "out"))
     assert done.code == 1
     assert "vote" in done.said
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda *_: "tie",
+        lambda *_: "skip",
+        lambda *_: "both_bad",
+    ],
+)
+def test_votes_that_prefer_nothing_teach_nothing_and_a_sentence_says_so(
+    run, tiny_settings: Settings, tmp_path: Path, choose
+) -> None:
+    voted(tiny_settings, 24, choose)
+    done = run(*QUICK, "--campaign", "taste", "--epochs", "1", "--output", str(tmp_path / "out"))
+    assert done.code == 1, done.said
+    assert "vote" in done.said
+    assert len(done.said.splitlines()) == 1
+    assert not (tmp_path / "out" / "adapter.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda *_: "left",  # of one side only
+        lambda left, right, number: (
+            higher(left, right, 0) if number // 12 else higher(right, left, 0)
+        ),
+    ],
+)
+def test_votes_of_one_side_or_against_each_other_are_learned_with_what_they_are_worth(
+    run, tiny_settings: Settings, tmp_path: Path, choose
+) -> None:
+    voted(tiny_settings, 24, choose)
+    done = run(*QUICK, "--campaign", "taste", "--epochs", "1", "--output", str(tmp_path / "out"))
+    assert done.code == 0, done.said
+    assert "Learned from 24 votes" in done.said
+    assert "a coin gets 50 %" in done.said
 
 
 def test_comments_empty_lines_and_repetitions_are_no_prompts(prompts: Path) -> None:
