@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from launch import studio_environment
 from studio.core.settings import Settings
@@ -31,6 +33,10 @@ def pytest_configure() -> None:
     others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != guard]
     os.environ["PYTHONPATH"] = os.pathsep.join([guard, *others])
     forbid_outside_connections(OFFLINE_LOG)
+    hypothesis_settings.register_profile(  # on a busy machine an example is slow, not wrong
+        "easel", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    hypothesis_settings.load_profile("easel")
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from studio.core.errors import StorageError
 from studio.store.database import Database
@@ -26,29 +27,44 @@ class FormStore:
 
     def load(self, name: str) -> dict[str, Any]:
         """Return what was saved under `name`; empty if nothing, or nothing readable."""
-        query = select(FORMS.c.state).where(FORMS.c.name == name)
         with self._engine.connect() as connection:
-            text = connection.execute(query).scalar()
-        try:
-            state = json.loads(text or "{}")
-        except (ValueError, RecursionError):
-            return {}
-        return state if isinstance(state, dict) else {}
+            return _state(connection, name)
 
-    def save(self, name: str, state: dict[str, Any]) -> None:
-        """Replace the form's state. Raises `StorageError` for what is too large or no JSON."""
-        try:
-            text = json.dumps(state, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise StorageError(
-                f"The form '{name[:MAX_NAME]}' holds something that is not plain text, number or "
-                "list, so it was not saved; the last saved state is kept."
-            ) from error
-        if len(text) > MAX_CHARACTERS or not 0 < len(name) <= MAX_NAME:
-            raise StorageError(
-                f"The form '{name[:MAX_NAME]}' is too large to save ({len(text):,} characters; "
-                f"at most {MAX_CHARACTERS:,}). Shorten its texts; the last saved state is kept."
-            )
+    def save(self, name: str, state: dict[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
+        """Replace the form's state and return it; the fields of `keep` stay as they were saved.
+
+        Raises `StorageError` for what is too large or no JSON.
+        """
+        _check(name, state)
         with self._writer.begin() as connection:
+            if keep:
+                saved = _state(connection, name)
+                state = state | {field: saved[field] for field in keep if field in saved}
             connection.execute(delete(FORMS).where(FORMS.c.name == name))
-            connection.execute(insert(FORMS).values(name=name, state=text, saved_at=time.time()))
+            row = {"name": name, "state": json.dumps(state), "saved_at": time.time()}
+            connection.execute(insert(FORMS).values(row))
+        return state
+
+
+def _state(connection: Connection, name: str) -> dict[str, Any]:
+    text = connection.execute(select(FORMS.c.state).where(FORMS.c.name == name)).scalar()
+    try:
+        state = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _check(name: str, state: dict[str, Any]) -> None:
+    try:
+        text = json.dumps(state, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StorageError(
+            f"The form '{name[:MAX_NAME]}' holds something that is not plain text, number or "
+            "list, so it was not saved; the last saved state is kept."
+        ) from error
+    if len(text) > MAX_CHARACTERS or not 0 < len(name) <= MAX_NAME:
+        raise StorageError(
+            f"The form '{name[:MAX_NAME]}' is too large to save ({len(text):,} characters; "
+            f"at most {MAX_CHARACTERS:,}). Shorten its texts; the last saved state is kept."
+        )

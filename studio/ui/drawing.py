@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -32,6 +33,8 @@ from studio.ui.routes import FORM, picture_of
 from studio.ui.shapes import shape_choices, shape_of, shape_size
 
 Updates = dict[Component, Any]
+SOURCE_FIELDS = ("source", "parent")
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 PRESET_FIELDS = ("negative_prompt", "width", "height", "steps", "guidance_scale", "sampler")
 
 
@@ -54,7 +57,7 @@ class DrawingHandlers:
         """Keep the form, and say how long the prompt is and whether the size was trained."""
 
         def save(form: dict[str, Any]) -> Updates:
-            self.studio.form.save(FORM, form)
+            form = self._saved(form)
             chips = {"shape": shape_of(form["width"], form["height"]), "frame": self._frame(form)}
             return self.controls(chips) | {self.form.bridge: outcome(**self._remarks(form))}
 
@@ -160,7 +163,7 @@ class DrawingHandlers:
             if preset:
                 request = request.with_changes(prompt=preset.dress(request.prompt))
             generation.submit(request, key=key, parent_id=edit.parent_id if edit else None)
-        self.studio.form.save(FORM, values)
+        self._saved(values)
         return self.controls({"seed": values["seed"]}) | {self.form.bridge: outcome(submitted=True)}
 
     def answering(self, run: Callable[[dict[str, Any]], Updates], values: dict) -> Updates:
@@ -178,7 +181,7 @@ class DrawingHandlers:
         """Change some controls, keep the whole form, and say what is to be said about it."""
         form = values | changes
         form["shape"] = changes["shape"] = shape_of(form["width"], form["height"])
-        self.studio.form.save(FORM, form)
+        form = self._saved(form, changes)
         return self.controls(changes) | {self.form.bridge: outcome(**said, **self._remarks(form))}
 
     def moved(self, values: dict[str, Any], changes: dict[str, Any], mask: str = "") -> Updates:
@@ -187,6 +190,14 @@ class DrawingHandlers:
         source = source_json(self.studio, form["source"], form["parent"], mask)
         updates = self.changed(values, changes, source=source) | self.unfolded(form)
         return updates | {self.tabs: gr.Tabs(selected=form["task"])}
+
+    def _saved(self, form: dict[str, Any], changes: Mapping[str, Any] = NO_CHANGES) -> dict:
+        """Keep the form and return it as it is kept: with the source that a command set last.
+
+        What the page sends may have set out before the answer to such a command arrived.
+        """
+        keep = [name for name in SOURCE_FIELDS if name not in changes]
+        return self.studio.form.save(FORM, form, keep=keep)
 
     def unfolded(self, values: Mapping[str, Any]) -> Updates:
         """Open what is folded where these values have something to show, and fold the rest."""

@@ -55,6 +55,13 @@ def test_forms_do_not_mix(database: Database):
     assert (forms.load("a"), forms.load("b")) == ({"seed": 1}, {"seed": 2})
 
 
+def test_a_field_that_is_to_be_kept_stays_as_it_was_saved(database: Database):
+    forms = FormStore(database)
+    assert forms.save("page", {"seed": 1, "source": "a"}, keep=["source"])["source"] == "a"
+    assert forms.save("page", {"seed": 2, "source": ""}, keep=["source"])["source"] == "a"
+    assert forms.load("page") == {"seed": 2, "source": "a"}
+
+
 @pytest.mark.parametrize(
     "state",
     [{"x": math.nan}, {"x": object()}, {"x": "y" * MAX_CHARACTERS}],

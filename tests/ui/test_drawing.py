@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from studio.core.errors import InvalidRequestError
 from studio.services.studio import Studio
@@ -163,3 +164,18 @@ def test_an_empty_number_is_refused_at_its_field(form):
     with pytest.raises(InvalidRequestError) as refused:
         read_request(form | {"width": None})
     assert refused.value.field == "width"
+
+
+def test_a_form_that_set_out_before_its_source_came_does_not_take_the_source_back(
+    handlers, studio, form
+):
+    source = studio.sources.add(Image.new("RGB", (64, 64)))
+    handlers.remember(**form)
+    run_command(handlers, event(what="source", sha256=source, task="inpaint"), form)
+    handlers.remember(**(form | {"prompt": "typed meanwhile"}))
+    assert studio.form.load(FORM)["source"] == source
+    restored = handlers.restore()
+    assert value(handlers, restored, "source") == source
+    assert value(handlers, restored, "prompt") == "typed meanwhile"
+    run_command(handlers, event(what="source", sha256=""), form | {"task": "inpaint"})
+    assert studio.form.load(FORM)["source"] == ""
