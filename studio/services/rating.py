@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from typing import Protocol
 
@@ -118,14 +119,9 @@ class Rating:
         waiting = self._campaigns.waiting(campaign_id, rater, max(count, LOW))
         if len(waiting) < LOW:
             waiting = self._fill(campaign, rater, count)
-        pairs = []
-        for pair in waiting:
-            shown = self._blind(pair)
-            if shown is not None:
-                pairs.append(shown)
-        if pairs:
-            return NextPairs(tuple(pairs[:count]))
-        return self._nothing(campaign)
+        shown = (blind for pair in waiting if (blind := self._blind(pair)) is not None)
+        pairs = tuple(islice(shown, count))
+        return NextPairs(pairs) if pairs else self._nothing(campaign)
 
     def vote(self, answer: Answer) -> Vote:
         """Store an answer durably; when this returns, it survives a power cut.
@@ -183,8 +179,9 @@ class Rating:
         with self._pooling:
             pool = self._pools.get(campaign_id)
             if pool is None:
-                contestants = self._campaigns.get(campaign_id).plan.contestants
-                pool = self._pools[campaign_id] = Pool(campaign_id, len(contestants) > 1)
+                plan = self._campaigns.get(campaign_id).plan
+                pool = Pool(campaign_id, len(plan.contestants) > 1, same_seed=plan.same_seed)
+                self._pools[campaign_id] = pool
             pool.add(self._campaigns.pictures(campaign_id, after=pool.newest))
             return pool
 

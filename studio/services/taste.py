@@ -41,7 +41,6 @@ REFIT_AFTER = 5  # votes or undos, and
 REFIT_GROWTH = 0.02  # of those that it learned from: many raters at once are no reason to hurry
 FEW_PICTURES = 4  # below it there is nothing to choose among
 MOST_PICTURES = 500  # that decide how features are weighed before the first vote
-GROWTH = 1.25  # of a campaign's known pictures, until they are laid out anew
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,9 @@ class Taste:
         if strategy == "random":
             return None
         self._offer(pictures)
-        view = self._view(campaign.id, pictures)
-        if view is None:
+        view = self._views.get(campaign.id)
+        if view is None:  # its first pairs are random ones, while its pictures are looked at
+            self.refresh()
             return None
         reward, draw = view.reward, np.random.default_rng()
 
@@ -151,23 +151,6 @@ class Taste:
             return places[best]
 
         return choose
-
-    def _view(self, campaign: str, pictures: Iterable[str]) -> _View | None:
-        """Return a campaign's pictures under the newest reward; kept until either changes."""
-        from studio.training.reward import untrained_reward
-
-        now, kept = self._now, self._views.get(campaign)
-        known = [sha256 for sha256 in pictures if sha256 in now.features]
-        if len(known) < FEW_PICTURES:
-            return None
-        if kept and kept.learned is now.reward and len(known) < GROWTH * len(kept.rows):
-            return kept
-        phi = np.stack([now.features[sha256] for sha256 in known])
-        reward = now.reward or untrained_reward(phi[:MOST_PICTURES])
-        rows = {sha256: row for row, sha256 in enumerate(known)}
-        view = _View(now.reward, reward, rows, reward.projection(phi))
-        self._views = {**self._views, campaign: view}
-        return view
 
     def _offer(self, pictures: Iterable[str]) -> None:
         fresh = frozenset(pictures) - self._offered
@@ -205,11 +188,7 @@ class Taste:
             yield from self._learn_once()
 
     def _learn_once(self) -> Iterator[Event]:
-        """Refit: features of what was voted on, then the reward, then how well it predicts."""
-        from studio.training.comparisons import comparisons_from_votes
-        from studio.training.reward import fit_reward
-        from studio.training.reward_check import agreement_on
-
+        """Look at pictures that are new, refit if votes are new, and lay out the campaigns."""
         yield StageProgress("features", 0, 1, None)  # each import is a step of its own
         self._feature_cache()
         yield StageProgress("features", 0, 1, None)
@@ -217,12 +196,26 @@ class Taste:
         with self._lock:
             wanted = list(self._wanted)
             self._wanted = {}
+        yield from self.embed(wanted)
+        campaigns = [c for c in self._campaigns.all("running") if c.plan.strategy != "random"]
+        shown = {c.id: [p.sha256 for p in self._campaigns.pictures(c.id)] for c in campaigns}
+        for pictures in shown.values():
+            yield from self.embed(pictures)
+        if events != self._now.events or not self._now.encoder:
+            yield from self._fit(events)
+        for campaign, pictures in shown.items():
+            self._lay_out(campaign, pictures)
+            yield StageProgress("reward", 2, 2, None)
+
+    def _fit(self, events: tuple[int, int]) -> Iterator[Event]:
+        """Fit the reward to the newest votes, and see how well it predicts."""
+        from studio.training.comparisons import comparisons_from_votes
+        from studio.training.reward import fit_reward
+        from studio.training.reward_check import agreement_on
+
         newest = max(0, self._votes.newest_number() - NEWEST_VOTES)
         votes = list(self._votes.votes(after=newest))
-        voted = dict.fromkeys(s for vote in votes for s in (vote.left, vote.right) if s)
-        yield from self.embed([*wanted, *voted])
-        for campaign in self._campaigns.all("running"):
-            yield from self.embed([p.sha256 for p in self._campaigns.pictures(campaign.id)])
+        yield from self.embed(list(dict.fromkeys(s for v in votes for s in (v.left, v.right) if s)))
         encoder = self._feature_cache().encoder
         now, named = self._now, (encoder.name, encoder.sha256)
         learned = comparisons_from_votes(votes, now.features, encoder=named)
@@ -237,7 +230,22 @@ class Taste:
             pass
         with self._lock:
             self._now = replace(found, features=self._now.features)
-        yield StageProgress("reward", 2, 2, None)
+
+    def _lay_out(self, campaign: str, pictures: Sequence[str]) -> None:
+        """Project a campaign's pictures, so that choosing a pair is a matter of milliseconds."""
+        from studio.training.reward import untrained_reward
+
+        now, kept = self._now, self._views.get(campaign)
+        known = [sha256 for sha256 in pictures if sha256 in now.features]
+        if len(known) < FEW_PICTURES:
+            return
+        if kept and kept.learned is now.reward and kept.rows.keys() == set(known):
+            return
+        phi = np.stack([now.features[sha256] for sha256 in known])
+        reward = now.reward or untrained_reward(phi[:MOST_PICTURES])
+        rows = {sha256: row for row, sha256 in enumerate(known)}
+        view = _View(now.reward, reward, rows, reward.projection(phi))
+        self._views = {**self._views, campaign: view}
 
     def _embed_some(self, pictures: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the features of a handful; pictures that are gone are left out."""
