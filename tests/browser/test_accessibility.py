@@ -9,9 +9,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from tests.browser.waiting import drawn
+
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
 TABS = ("Text to image", "Image to image", "Inpaint", "Rate", "Gallery")
-DRAWN = 200_000  # milliseconds; the first drawing imports torch
 
 
 def violations(page: Page) -> list[str]:
@@ -32,9 +33,7 @@ def test_axe_finds_nothing_on_any_tab(visit: Callable[[], Page], mode: str):
         page.get_by_role("button", name="Light or dark").click()
         expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
     page.get_by_label("Prompt", exact=True).fill("a lighthouse")
-    page.keyboard.press("Control+Enter")
-    expect(page.locator(".easel-history .easel-tile").first).to_be_visible(timeout=DRAWN)
-    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"), timeout=DRAWN)
+    drawn(page)
     found = {}
     for name in TABS:
         page.get_by_role("tab", name=name, exact=True).click()

@@ -14,10 +14,10 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Complaints
+from tests.browser.waiting import drawn
 from tests.ui.served import Served
 
 Visit = Callable[[], Page]
-LOADED = 200_000  # milliseconds: the first drawing of a run imports torch, slowly on a busy machine
 SAVED_WITHIN = 5.0  # seconds after a stroke
 expect.set_options(timeout=60_000)
 
@@ -60,12 +60,6 @@ def stroke(page: Page, across: float = 0.2) -> None:
     page.mouse.down()
     page.mouse.move(x + reach, y, steps=12)
     page.mouse.up()
-
-
-def drawn(page: Page) -> None:
-    page.keyboard.press("Control+Enter")
-    expect(page.locator("html")).to_have_class(re.compile("easel-busy"), timeout=LOADED)
-    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"), timeout=LOADED)
 
 
 def newest(studio: Served) -> dict:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
+from tests.browser.waiting import drawn
 from tests.ui.served import Served
 
 Visit = Callable[[], Page]
-LOADED = 200_000  # milliseconds: the first drawing of a run imports torch, slowly on a busy machine
 HOSTILE = "<img src=x onerror=alert(1)>"
 expect.set_options(timeout=60_000)
 
@@ -32,9 +32,7 @@ def set_form(page: Page, words: str, steps: int = 2, count: int = 1) -> None:
 def draw(page: Page, words: str, **numbers: int) -> None:
     """Fill the form, press Ctrl+Enter and wait until nothing is left to draw."""
     set_form(page, words, **numbers)
-    page.keyboard.press("Control+Enter")
-    expect(page.locator("html")).to_have_class(re.compile("easel-busy"))
-    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"), timeout=LOADED)
+    drawn(page)
 
 
 def test_first_picture(visit: Visit, studio: Served):
@@ -190,9 +188,7 @@ def test_the_gallery_narrows_to_one_set_of_panels(visit: Visit):
     page.get_by_label("One panel a line").check()
     page.get_by_label("Name of the set").fill("Scene 4, rooftop")
     page.keyboard.press("Tab")
-    page.keyboard.press("Control+Enter")
-    expect(page.locator("html")).to_have_class(re.compile("easel-busy"))
-    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"), timeout=LOADED)
+    drawn(page)
     page.get_by_role("tab", name="Gallery").click()
     page.get_by_label("Set of panels").select_option(label="Scene 4, rooftop (2)")
     expect(page.locator(".easel-card-words")).to_have_text(["a bridge", "a lantern"])
