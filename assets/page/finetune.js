@@ -4,6 +4,7 @@ import { ask, button, duration, h, sorry, tell, thumbnail } from "./dom.js";
 import { runForm } from "./finetune_form.js";
 import { runPlots } from "./finetune_plots.js";
 import { epochBesideBase, filmStrip } from "./finetune_strip.js";
+import { verdictPanel } from "./finetune_verdict.js";
 
 const QUICK = 900; // milliseconds between two looks while a run is at work
 const SLOW = 4000;
@@ -71,13 +72,13 @@ function build() {
     strip: filmStrip((epoch) => { chosen = epoch; render(); }),
     beside: epochBesideBase(),
     plots: runPlots(),
-    judge: h("div", { class: "easel-judge" }),
+    judge: verdictPanel(() => look(), planNext),
   };
   made.tastes = h("div", { class: "easel-tastes" }, h("figure", {}, h("figcaption", {}, "It thinks you love these"), made.loved), h("figure", {}, h("figcaption", {}, "and not these"), made.hated));
   made.run = h("div", { class: "easel-run", hidden: true },
     h("header", {}, h("div", {}, made.name, made.about), h("span", { class: "easel-gap" }), made.acts),
     made.health, made.bar, made.now, made.strip.root, made.beside.root, made.plots.root);
-  made.verdict = step(3, "Verdict", made.judge);
+  made.verdict = step(3, "Verdict", made.judge.root);
   made.root = h("div", {},
     step(1, "Taste", h("div", { class: "easel-taste-words" }, made.share, made.words), made.tastes),
     step(2, "Train", made.runs, made.plan, made.run),
@@ -103,8 +104,16 @@ function render() {
   parts.run.hidden = !shows;
   parts.plan.hidden = shows;
   renderList();
-  parts.verdict.hidden = !shows || !run.over;
+  parts.verdict.hidden = !shows || !run.over || !run.ladder.length;
   if (shows) renderRun(run);
+  if (!parts.verdict.hidden) parts.judge.update(run);
+}
+
+// The form again, for a run that begins where this one ended.
+async function planNext(run) {
+  planning = true;
+  await form?.goOnFrom(run);
+  render();
 }
 
 function renderTaste(taste) {

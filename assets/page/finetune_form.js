@@ -27,7 +27,11 @@ export async function runForm(onReward, onStarted) {
     h("optgroup", { label: "What I like" }, options(choices.learned, parts.reward)),
     h("optgroup", { label: "Something that can be measured" }, options(choices.known, parts.reward)));
   const model = h("select", { name: "model" }, options(choices.models, kept.model));
-  const start = h("select", { name: "start" }, h("option", { value: "" }, "The base model as it is"), options(choices.adapters, kept.start));
+  const start = h("select", { name: "start" });
+  const offerStarts = (adapters, chosen) => {
+    start.replaceChildren(h("option", { value: "" }, "The base model as it is"), ...options(adapters, chosen));
+    start.closest("label")?.toggleAttribute("hidden", !adapters.length);
+  };
   const name = h("input", { type: "text", name: "name", maxlength: 60, placeholder: "What it will be called", value: kept.name || "" });
   const minutes = h("input", { type: "number", name: "minutes", min: 1, max: 43200, step: 1, value: kept.minutes || 15 });
   const quick = h("div", { class: "easel-segments", role: "group", "aria-label": "Minutes" }, MINUTES.map((n) => h("button", { type: "button", "data-minutes": n, onclick: () => { minutes.value = n; changed(); } }, n < 60 ? `${n} min` : `${n / 60} h`)));
@@ -49,7 +53,7 @@ export async function runForm(onReward, onStarted) {
   const form = h("form", { class: "easel-run-form", novalidate: true, onsubmit: (event) => { event.preventDefault(); begin(); } },
     h("div", { class: "easel-run-prompts" }, field("Prompts to train on", prompts), h("div", { class: "easel-between-ends" }, count, source)),
     h("div", { class: "easel-run-settings" },
-      field("Name", name), field("Towards", reward), field("Base model", model), choices.adapters.length ? field("Begin with", start, "A tuned adapter goes on from where it ended.") : null,
+      field("Name", name), field("Towards", reward), field("Base model", model), field("Begin with", start, "A tuned adapter goes on from where it ended."),
       h("div", { class: "easel-field" }, h("span", {}, "Effort"), h("div", { class: "easel-effort" }, quick, h("label", {}, minutes, " minutes of computing")),
         h("small", { class: "easel-quiet" }, "Drawing and voting go on meanwhile; they come first.")),
       expert, why, nevertheless, go));
@@ -110,6 +114,15 @@ export async function runForm(onReward, onStarted) {
     const fresh = (await ask("/easel/finetune/choices")).form.prompts;
     if (fresh !== undefined && fresh !== prompts.value) { prompts.value = fresh; mark(); }
   }
+  // The next round: the same prompts and base, from the kept adapter, towards what votes teach now.
+  async function goOnFrom(run) {
+    const fresh = await ask("/easel/finetune/choices");
+    offerStarts(fresh.adapters, run.kept.sha256);
+    model.value = run.model;
+    name.value = `${run.name}, next`.slice(0, 60);
+    changed();
+  }
+  offerStarts(choices.adapters, kept.start);
   mark();
-  return { root: form, ready, takeNew, reward: () => parts.reward };
+  return { root: form, ready, takeNew, goOnFrom, reward: () => parts.reward };
 }

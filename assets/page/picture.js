@@ -44,6 +44,7 @@ export const reuse = (picture) => { leave(); command("reuse", { picture: picture
 export const vary = (picture) => { command("vary", { picture: picture.id }); toast("Drawing four variations."); };
 export const sendTo = (picture, task) => { leave(); command("send", { picture: picture.id, task }); };
 export const compareWith = (picture) => { if (markForComparing(picture)) leave(); };
+export const sendToFinetune = (picture) => tell("/easel/finetune/prompts", { prompt: picture.prompt }).then(({ sentence }) => toast(sentence), sorry);
 export const copySeed = (picture) => copy(picture.seed);
 
 export function download(picture, withRecipe = true) {
@@ -87,7 +88,8 @@ export function toolbar(picture, openLarger = null) {
     menu("Send to another tab (I, M)", "send", "Send to", [
       [TASKS.img2img, () => sendTo(picture, "img2img")],
       [TASKS.inpaint, () => sendTo(picture, "inpaint")],
-      ["Compare", () => compareWith(picture)]]),
+      ["Compare", () => compareWith(picture)],
+      ["Fine-tune prompts", () => sendToFinetune(picture)]]),
     menu("Your taste", "check", "Taste", [["The best of its batch", () => best(picture)], ["What does it score?", () => score(picture)]]),
     button("Four variations with new seeds (V)", "vary", () => vary(picture), { text: "Variations" }),
     button("Put its settings into the form (R)", "reuse", () => reuse(picture), { text: "Re-use settings" }),

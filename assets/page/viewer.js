@@ -69,6 +69,7 @@ export function recipe(picture) {
     ["Guidance", picture.guidance_scale],
     ["Sampler", picture.sampler],
     ["Model", picture.model],
+    ...(picture.adapters.length ? [["Adapter", picture.adapters.map(([name, strength]) => `${name} ${strength}`).join(", ")]] : []),
     ...(picture.edit ? [["Strength", picture.edit.strength]] : []),
     ["Drawn", `${new Date(picture.created_at * 1000).toLocaleString()}, in ${picture.seconds.toFixed(1)} s`],
   ];

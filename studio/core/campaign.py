@@ -45,6 +45,7 @@ class CampaignPlan:
     strategy: str = "eig"  # of STRATEGIES
     repeat_share: float = 0.08  # of pairs that are asked again, sides swapped
     held_out_share: float = 0.10  # of pairs that are drawn at random and kept for evaluation
+    same_seed: bool = False  # contestants meet only on pictures of the same seed
 
 
 @dataclass(frozen=True)

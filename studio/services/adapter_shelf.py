@@ -24,6 +24,7 @@ from studio.store.files import atomic_write, storage_error
 if TYPE_CHECKING:
     from studio.diffusion.model import LatentDiffusionModel
 
+TRIED = ("runs/*/adapter.safetensors", "runs/*/ladder/*/adapter.safetensors")  # not kept (yet)
 FOLDER = "adapters"  # in the data folder: NAME.safetensors, or NAME/adapter.safetensors
 _LINEAGE = "easel.lineage"  # written by diffusion/adapter_files.py
 _MAX_FILE_BYTES = 4 * 2**30
@@ -64,13 +65,18 @@ class AdapterShelf:
         if not self._folder.is_dir():
             return []
         files = [*self._folder.glob("*.safetensors"), *self._folder.glob("*/adapter.safetensors")]
-        return sorted((self._look(path) for path in files), key=lambda e: (e.name.lower(), e.path))
+        return sorted((self.look(path) for path in files), key=lambda e: (e.name.lower(), e.path))
 
     def find(self, sha256: str) -> AdapterEntry:
-        """Return the adapter with this content. Raises NotFoundError."""
+        """Return the adapter with this content, kept or of a run. Raises NotFoundError."""
         for entry in self.entries():
             if entry.sha256 == sha256:
                 return entry
+        for pattern in TRIED:
+            for path in self._folder.parent.glob(pattern):
+                entry = self.look(path)
+                if entry.sha256 == sha256:
+                    return entry
         raise NotFoundError(
             f"The adapter {sha256[:12]} is not in the data folder's '{FOLDER}' any more. Put its "
             "file there again, or draw without it."
@@ -97,7 +103,7 @@ class AdapterShelf:
         title = path.parent.name if path.stem == "adapter" else path.stem
         target = self._free_path(file_name(name or title), sha256)
         atomic_write(target, content)
-        return self._look(target)
+        return self.look(target)
 
     def add_trained(self, folder: Path, name: str) -> AdapterEntry:
         """Put a trained adapter on the shelf in both its namings, as NAME/adapter*.safetensors.
@@ -119,7 +125,7 @@ class AdapterShelf:
             target = target.with_name(f"{target.name}-{sha256[:8]}")
         for name, content in contents.items():
             atomic_write(target / name, content)
-        return self._look(target / "adapter.safetensors")
+        return self.look(target / "adapter.safetensors")
 
     def files(self, request: GenerationRequest) -> list[tuple[Path, float]]:
         """Return the file and strength of each adapter that a request is drawn with.
@@ -166,7 +172,7 @@ class AdapterShelf:
                 )
         return ""
 
-    def _look(self, path: Path) -> AdapterEntry:
+    def look(self, path: Path) -> AdapterEntry:
         """Read a file's entry; again only after it has changed."""
         try:
             status = path.stat()

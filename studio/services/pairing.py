@@ -37,6 +37,7 @@ class Pool:
     by_prompt: dict[tuple[str, str], list[CampaignPicture]] = field(default_factory=dict)
     pictures: dict[str, CampaignPicture] = field(default_factory=dict)  # by sha256
     newest: int = 0  # number of the last picture that was added
+    same_seed: bool = False  # and only on pictures of the same seed
     _grouped: tuple[int, Groups] = field(default=(-1, []), repr=False)
 
     def add(self, pictures: Iterable[CampaignPicture]) -> None:
@@ -68,10 +69,14 @@ class Pool:
 
     def may_meet(self, one: CampaignPicture, other: CampaignPicture) -> bool:
         """Whether two pictures of a prompt are a pair of this campaign."""
-        return one.sha256 != other.sha256 and (not self.mixed or one.contestant != other.contestant)
+        if one.sha256 == other.sha256 or (self.same_seed and one.seed != other.seed):
+            return False
+        return not self.mixed or one.contestant != other.contestant
 
     def _pairs_of(self, group: list[CampaignPicture]) -> int:
-        """Count a prompt's pairs without listing them."""
+        """Count a prompt's pairs, where possible without listing them."""
+        if self.same_seed:
+            return len(self.pairs_of(group))
         if not self.mixed:
             return len(group) * (len(group) - 1) // 2
         sizes = Counter(picture.contestant for picture in group).values()

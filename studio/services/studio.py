@@ -22,6 +22,7 @@ from studio.services.shared_device import SharedDevice
 from studio.services.status import Status
 from studio.services.teaching import Teaching
 from studio.services.upkeep import Upkeep
+from studio.services.verdict import Verdicts
 from studio.services.worker import GpuWorker, Priority, unshared
 from studio.store.database import Database, Databases, open_databases
 from studio.store.drafts import DraftStore
@@ -59,6 +60,7 @@ class Studio:
     upkeep: Upkeep
     preference: Preference
     finetuning: Finetuning
+    verdicts: Verdicts
     teaching: Teaching
 
     @property
@@ -88,6 +90,7 @@ class Studio:
         )
         self.upkeep.start()
         self.preference.campaigns.resume_drawing()
+        self.verdicts.judge_waiting()
 
     def close(self) -> None:
         """Interrupt what runs after its current step, keep what waits, and close the database."""
@@ -116,7 +119,8 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
     drafts, adapters = DraftStore(settings.data_dir), AdapterShelf(settings)
     generation = Generation(worker, shelf, jobs, pictures, sources, settings, adapters)
     preference = open_preference(settings, databases.shared, pictures, shelf, worker)
-    finetuning = Finetuning(settings, RunStore(database), worker, shelf, adapters, preference)
+    runs = RunStore(database)
+    finetuning = Finetuning(settings, runs, worker, shelf, adapters, preference)
     teaching = Teaching(settings, LessonStore(settings.data_dir), worker, shelf, adapters)
     if owner:
         generation.recover()
@@ -147,5 +151,6 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
         ),
         preference=preference,
         finetuning=finetuning,
+        verdicts=Verdicts(runs, finetuning, preference, shelf, adapters, worker),
         teaching=teaching,
     )

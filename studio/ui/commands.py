@@ -11,6 +11,7 @@ import gradio as gr
 
 from studio.core.errors import EaselError
 from studio.core.picture import Picture
+from studio.ui.adapters import adapters_text
 from studio.ui.controls import EXTENDED, REQUEST_FIELDS, form_of, new_seed
 from studio.ui.drawing import DrawingHandlers, Updates
 from studio.ui.form import outcome
@@ -60,6 +61,8 @@ def _fill(handlers: DrawingHandlers, values: Values, detail: Detail) -> Updates:
         source = str(detail["values"].get("source", ""))
         aim |= {"source": source, "parent": str(detail.get("parent") or ""), "size_from": "source"}
         aim |= UNFRAMED
+    if "adapters" in detail["values"]:
+        aim["adapters"] = adapters_text(detail["values"]["adapters"] or ())
     fitting = handlers.sound(values | sent | aim)
     return handlers.moved(values, {name: fitting[name] for name in (*sent, *aim)})
 
@@ -108,8 +111,17 @@ def _keep(handlers: DrawingHandlers, values: Values, detail: Detail) -> Updates:
     return handlers.changed(values, {"seed": _whole(detail, "seed"), "keep_seed": True})
 
 
+def _adapters(handlers: DrawingHandlers, values: Values, detail: Detail) -> Updates:
+    """Draw with these adapters from now on: the header's chip, or a run that was kept."""
+    chosen = detail.get("adapters")
+    if not isinstance(chosen, list):
+        raise EaselError(STALE)
+    return handlers.changed(values, {"adapters": adapters_text(chosen)})
+
+
 _COMMANDS = MappingProxyType(
     {
+        "adapters": _adapters,
         "reuse": _reuse,
         "send": _send,
         "fill": _fill,

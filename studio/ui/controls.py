@@ -30,6 +30,7 @@ from studio.core.request import (
 from studio.services.generation import UPSCALERS
 from studio.services.models import ModelEntry
 from studio.services.studio import Studio
+from studio.ui.adapters import adapters_text, read_adapters
 from studio.ui.editor import Edit
 from studio.ui.inpaint import SIDES
 from studio.ui.labels import FRAMES, SEED_POLICIES, SIZES_FROM, label
@@ -50,7 +51,7 @@ REQUEST_FIELDS = (*DRAWING_FIELDS, *EDIT_FIELDS)
 EXTENDED = tuple(f"extend_{side}" for side in SIDES)
 PAGE_FIELDS = (
     "shape", "preset", "keep_seed", "panels", "set_name", "seed_policy",
-    "task", "source", "parent", "size_from", "frame", *EXTENDED,
+    "task", "source", "parent", "adapters", "size_from", "frame", *EXTENDED,
 )  # fmt: skip
 WHOLE_FIELDS = (
     "width", "height", "steps", "seed", "count", "variation_seed", "hires_steps", "loopback",
@@ -113,6 +114,7 @@ def default_form(entry: ModelEntry) -> dict[str, Any]:
         "task": TXT2IMG,
         "source": "",
         "parent": "",
+        "adapters": "",
         "size_from": "source",
         "frame": "",
     }
@@ -134,6 +136,10 @@ def sound_form(saved: Mapping[str, Any], entry: ModelEntry, files: Sequence[str]
     for name, value in first.items():
         if isinstance(value, bool | str) and not isinstance(values[name], type(value)):
             values[name] = value
+    try:
+        read_adapters(values["adapters"])
+    except InvalidRequestError:
+        values["adapters"] = ""
     values["shape"] = shape_of(values["width"], values["height"])
     return values
 
@@ -144,9 +150,10 @@ def read_request(values: Mapping[str, Any], edit: Edit | None = None) -> Generat
     With an `edit` it begins from a picture, whose size it takes unless the form says otherwise.
     """
     read = {name: _read(name, values[name]) for name in (*REQUEST_FIELDS, *EXTENDED)}
+    read["adapters"] = read_adapters(values["adapters"] or "")
     if edit is None:
-        return GenerationRequest(**{name: read[name] for name in DRAWING_FIELDS})
-    wanted = {name: read[name] for name in (*DRAWING_FIELDS, "strength")}
+        return GenerationRequest(**{name: read[name] for name in (*DRAWING_FIELDS, "adapters")})
+    wanted = {name: read[name] for name in (*DRAWING_FIELDS, "adapters", "strength")}
     wanted |= {"source": edit.source, "mask": edit.mask}
     if values["task"] == IMG2IMG:
         wanted |= {"loopback": read["loopback"], "resize_mode": read["resize_mode"]}
@@ -166,6 +173,7 @@ def form_of(request: GenerationRequest) -> dict[str, Any]:
     The source is among them, the mask is not: it is painted again, or put back as a draft.
     """
     values = {name: getattr(request, name) for name in DRAWING_FIELDS} | {"preset": ""}
+    values["adapters"] = adapters_text(request.adapters)
     if not request.source:
         return values | {"task": TXT2IMG}
     masked = bool(request.mask) or any(request.extend)

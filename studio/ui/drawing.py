@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ from studio.services.model_folder import ModelEntry
 from studio.services.presets import Preset, name_for, suits
 from studio.services.studio import Studio
 from studio.services.tokens import TokenCounter
+from studio.ui.adapters import read_adapters
 from studio.ui.controls import (
     EXTENDED,
     default_form,
@@ -258,6 +259,7 @@ class DrawingHandlers:
         if entry:
             pictured = picture_of(entry) is not None
             remarks["model"] = {"name": entry.name, "title": entry.title, "pictured": pictured}
+        remarks["adapters"] = [asdict(use) for use in read_adapters(values["adapters"] or "")]
         return remarks | {"size_note": "" if known else UNTRAINED_NOTE}
 
     def _entry(self, name: str) -> ModelEntry:

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.core.errors import NotFoundError
-from studio.core.run import JUDGED, Run
+from studio.core.run import JUDGED, Run, Verdict
 from studio.services.run_plan import ALGORITHMS, KNOBS, REWARDS
 from studio.services.run_reward import readiness
 from studio.services.run_view import health
 from studio.services.studio import Studio
+from studio.services.verdict import Outcome
 from studio.ui.places import place
 
 FORM = "finetune"  # name under which the tab's form is kept
@@ -86,7 +87,53 @@ def run_json(studio: Studio, run: Run) -> dict[str, Any]:
         "rows": [{"epoch": row.epoch, **row.figures} for row in epochs],
         "about": dict(run.about),
         "kept": asdict(run.kept) if run.kept else None,
+        "ladder": studio.verdicts.ladder(run.id) if run.state in JUDGED else [],
+        "verdicts": [verdict_json(studio, verdict) for verdict in studio.verdicts.all(run.id)],
     }
+
+
+def verdict_json(studio: Studio, verdict: Verdict) -> dict[str, Any]:
+    """Return a blind comparison; what came of it only when its pairs are answered."""
+    campaign = studio.verdicts.campaign(verdict)
+    target = campaign.plan.target
+    answered = studio.preference.standing.votes(campaign.id)
+    unveiled = answered >= target
+    by_reward = studio.verdicts.by_reward(verdict) if unveiled else None
+    return {
+        "number": verdict.number,
+        "epoch": verdict.epoch,
+        "campaign": campaign.id,
+        "name": campaign.name,
+        "target": target,
+        "answered": min(answered, target),
+        "doing": studio.preference.campaigns.doing(campaign),
+        "ready": campaign.pictures > 1,
+        "unveiled": unveiled,
+        "by_votes": outcome_json(studio.verdicts.by_votes(verdict)) if unveiled else None,
+        "by_reward": outcome_json(by_reward) if by_reward else None,
+    }
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome with its share, interval and sentence."""
+    low, high = outcome.interval
+    told = {"share": outcome.share, "low": low, "high": high, "sentence": outcome.sentence}
+    return {**asdict(outcome), "pairs": outcome.pairs, **told}
+
+
+def adapters_json(studio: Studio) -> list[dict[str, Any]]:
+    """Return the adapters that can be drawn with, each at the strength that it was kept at."""
+    kept = {run.kept.sha256: run.kept for run in studio.finetuning.all() if run.kept}
+    return [
+        {
+            "name": entry.name,
+            "sha256": entry.sha256,
+            "base": entry.base,
+            "strength": kept[entry.sha256].strength if entry.sha256 in kept else 1.0,
+            "problem": entry.problem,
+        }
+        for entry in studio.adapters.entries()
+    ]
 
 
 def limits(run: Run) -> dict[str, float]:

@@ -10,16 +10,20 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from studio.core.run import Run, RunPlan
+from studio.services.adapter_shelf import file_name
+from studio.services.model_card import archive, model_card
 from studio.services.run_view import strip_picture
 from studio.services.studio import Studio
 from studio.ui.finetune import (
     FORM,
     TASTE,
+    adapters_json,
     choices_json,
     finetune_state,
     prompts_of,
     read_reward,
     run_json,
+    verdict_json,
 )
 from studio.ui.routes import FOREVER, FRESH
 
@@ -55,10 +59,26 @@ class AddBody(BaseModel):
     prompt: Prompt
 
 
+class VerdictBody(BaseModel):
+    """Which epoch is judged (0: the result), and in how many pairs."""
+
+    epoch: Annotated[int, Field(ge=0, le=10**6)] = 0
+    pairs: Annotated[int, Field(ge=1, le=1000)] = 20
+
+
+class KeepBody(BaseModel):
+    """What is kept, and how strongly it is used."""
+
+    epoch: Annotated[int, Field(ge=0, le=10**6)] = 0
+    strength: float = 1.0
+    name: Short = ""
+
+
 def add_finetune_routes(app: FastAPI, studio: Studio) -> None:
     """Add the Fine-tune tab's addresses to the app."""
     app.include_router(form_routes(studio), prefix="/easel/finetune")
     app.include_router(run_routes(studio), prefix="/easel/finetune")
+    app.include_router(verdict_routes(studio), prefix="/easel/finetune")
 
 
 def form_routes(studio: Studio) -> APIRouter:
@@ -138,5 +158,51 @@ def run_routes(studio: Studio) -> APIRouter:
         sheet = finetuning.folder(run.id) / "pictures" / f"epoch-{max(0, epoch):04d}.png"
         cut = strip_picture(sheet, len(run.plan.held_out), prompt, seed)
         return Response(cut, 200, dict(FOREVER), "image/png")
+
+    return router
+
+
+def verdict_routes(studio: Studio) -> APIRouter:
+    """Return the routes of a finished run: judge, keep, discard, go on, take along."""
+    router, verdicts = APIRouter(), studio.verdicts
+
+    @router.post("/runs/{run_id}/verdict")
+    def begin(run_id: str, body: VerdictBody) -> dict[str, Any]:
+        return verdict_json(studio, verdicts.begin(run_id, body.epoch, body.pairs))
+
+    @router.post("/runs/{run_id}/keep")
+    def keep(run_id: str, body: KeepBody) -> dict[str, Any]:
+        kept = verdicts.keep(run_id, epoch=body.epoch, strength=body.strength, name=body.name[:60])
+        return run_json(studio, kept)
+
+    @router.post("/runs/{run_id}/discard")
+    def discard(run_id: str) -> dict[str, Any]:
+        return run_json(studio, verdicts.discard(run_id))
+
+    @router.post("/runs/{run_id}/rate-on")
+    def rate_on(run_id: str) -> dict[str, Any]:
+        campaign = verdicts.rate_on(run_id)
+        return {"sentence": f"“{campaign.name}” is on the Rate tab. Its pictures are being drawn."}
+
+    @router.get("/runs/{run_id}/export.zip")
+    def export(run_id: str, epoch: int = 0) -> Response:
+        run, adapter = studio.finetuning.get(run_id), verdicts.adapter(run_id, epoch)
+        judged = next((v for v in verdicts.all(run_id) if v.sha256 == adapter.sha256), None)
+        card = model_card(
+            run,
+            adapter,
+            studio.finetuning.epochs(run_id),
+            verdicts.by_votes(judged) if judged else None,
+            verdicts.by_reward(judged) if judged else None,
+        )
+        name = file_name(run.name)
+        content = archive(card, adapter.path, studio.finetuning.folder(run_id), name)
+        ascii_name = name.encode("ascii", "replace").decode().replace("?", "_")
+        headers = {"Content-Disposition": f'attachment; filename="{ascii_name}.zip"'}
+        return Response(content, 200, headers | dict(FRESH), "application/zip")
+
+    @router.get("/adapters")
+    def adapters() -> Response:
+        return JSONResponse({"adapters": adapters_json(studio)}, headers=FRESH)
 
     return router

@@ -1,4 +1,4 @@
-"""The line at the top: name, model picker, device, queue, theme, help."""
+"""The line at the top: name, model picker, adapters, device, queue, theme, help."""
 
 from __future__ import annotations
 
@@ -46,5 +46,6 @@ def build_header(entries: list[ModelEntry]) -> gr.Dropdown:
             elem_classes=["easel-field-model"],
             min_width=180,
         )
+        place("easel-adapters")
         place("easel-header-right")
     return model

@@ -17,6 +17,7 @@ class Label:
 LABELS = MappingProxyType(
     {
         "model": Label("Model", "The network that draws; each has learned its own subjects."),
+        "adapters": Label("Adapter", "What a model was fine-tuned to; several add up."),
         "prompt": Label("Prompt", "What to draw. Ctrl+Enter draws it."),
         "negative_prompt": Label(
             "Negative prompt", "What to steer away from; the stronger the guidance, the further."

@@ -94,6 +94,7 @@ def picture_json(picture: Picture) -> dict[str, Any]:
         "rating": picture.rating,
         "deleted": picture.deleted_at is not None,
         "edit": edit_json(picture),
+        "adapters": [[use.name, use.strength] for use in picture.request.adapters],
         **{name: getattr(picture.request, name) for name in PICTURE_RECIPE},
     }
 
