@@ -1,5 +1,6 @@
 // The page's own script: it fills the places that the Python side left for it, once they are there.
 
+import { mountAdapters } from "./adapters.js";
 import "./bridge.js";
 import { tell } from "./dom.js";
 import { mountEditor } from "./editor.js";
@@ -18,6 +19,7 @@ import { mountUploads } from "./upload.js";
 const PLACES = [
   ["#easel-header-right", mountHeader],
   ["#easel-tabs", mountTasks],
+  ["#easel-adapters", mountAdapters],
   ["#easel-panes", mountPanes],
   ["#easel-editor", mountEditor],
   ["#easel-stage", mountStage],
