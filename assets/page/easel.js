@@ -13,13 +13,14 @@ import { mountRate } from "./rate.js";
 import { mountStage } from "./stage.js";
 import { lookNow } from "./state.js";
 import { mountPanes, mountTasks } from "./tasks.js";
+import { mountTeach } from "./teach.js";
 import { restoreTheme } from "./theme.js";
 import { mountUploads } from "./upload.js";
 
 const PLACES = [
   ["#easel-header-right", mountHeader],
-  ["#easel-tabs", mountTasks],
   ["#easel-adapters", mountAdapters],
+  ["#easel-tabs", mountTasks],
   ["#easel-panes", mountPanes],
   ["#easel-editor", mountEditor],
   ["#easel-stage", mountStage],
@@ -28,6 +29,7 @@ const PLACES = [
   ["#easel-gallery", mountGallery],
   ["#easel-rate", mountRate],
   ["#easel-finetune", mountFinetune],
+  ["#easel-teach", mountTeach],
   ["#easel-controls", mountForm],
 ];
 const open = new Set(PLACES);
@@ -41,7 +43,7 @@ function fill() {
     open.delete(place);
     mount(root);
   }
-  const usable = [...open].every(([selector]) => ["#easel-gallery", "#easel-rate", "#easel-finetune"].includes(selector));
+  const usable = [...open].every(([selector]) => ["#easel-gallery", "#easel-rate", "#easel-finetune", "#easel-teach"].includes(selector));
   if (usable && !document.documentElement.classList.contains("easel-ready")) {
     document.documentElement.classList.add("easel-ready");
     tell("/easel/ready").catch(() => {}); // now the model may be loaded

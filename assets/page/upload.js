@@ -52,10 +52,11 @@ export function mountUploads() {
   document.addEventListener("dragover", (event) => { if (carriesFiles(event)) event.preventDefault(); });
   document.addEventListener("drop", (event) => {
     if (!carriesFiles(event)) return;
-    event.preventDefault();
-    event.stopPropagation();
     depth = 0;
     mark(false);
+    if (event.target.closest?.("#easel-teach")) return; // which takes many, and captions
+    event.preventDefault();
+    event.stopPropagation();
     const file = event.dataTransfer.files[0];
     if (!file) return;
     if (event.target.closest?.("#easel-editor")) takeFile(file);

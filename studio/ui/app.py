@@ -29,6 +29,8 @@ from studio.ui.rate_routes import add_rate_routes
 from studio.ui.routes import add_routes
 from studio.ui.security import LOOPBACK_HOSTS, MAX_UPLOAD, middleware
 from studio.ui.tasks import TASKS
+from studio.ui.teach import build_teach
+from studio.ui.teach_routes import add_teach_routes
 from studio.ui.theme import easel_theme
 from studio.ui.wiring import wire
 
@@ -37,6 +39,7 @@ HEAD = (
     '<link rel="stylesheet" href="/easel/page/editing.css">'
     '<link rel="stylesheet" href="/easel/page/rate.css">'
     '<link rel="stylesheet" href="/easel/page/finetune.css">'
+    '<link rel="stylesheet" href="/easel/page/teach.css">'
     '<script type="module" src="/easel/page/easel.js"></script>'
 )
 LATEST_WARM_UP = 15.0  # seconds after the start, when no page was opened until then
@@ -72,6 +75,7 @@ def make_app(studio: Studio) -> FastAPI:
     add_edit_routes(app, studio)
     add_rate_routes(app, studio)
     add_finetune_routes(app, studio)
+    add_teach_routes(app, studio)
     app.post("/easel/ready")(begin.page_is_ready)
     return gr.mount_gradio_app(
         app,
@@ -112,6 +116,8 @@ def build_page(studio: Studio) -> gr.Blocks:
                 build_rate()
             with gr.Tab("Fine-tune", id="finetune", render_children=True):
                 build_finetune()
+            with gr.Tab("Teach", id="teach", render_children=True):
+                build_teach()
             with gr.Tab("Gallery", id="gallery", render_children=True):
                 build_gallery()
         form = build_form(model, first_usable(entries), upscalers(studio))
