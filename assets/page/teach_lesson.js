@@ -105,9 +105,13 @@ function status(lesson) {
   return `${PHASES[phase] || "Learning"}${where}${left ? `, ${duration(left)} left` : ""}`;
 }
 
-// The result in the drawing tabs: the adapter on, and its word in the prompt.
+// The result in the drawing tabs: its model, the adapter on, and its word in the prompt.
 function draw(lesson) {
-  command("style", { sha256: lesson.adapter.sha256, trigger: lesson.trigger, model: lesson.model });
-  document.querySelector("#easel-tabs button[role=tab]")?.click();
-  toast(`“${lesson.name}” is on.`);
+  const { adapter, trigger, model } = lesson;
+  const written = document.querySelector("#easel-prompt textarea")?.value.trim() ?? "";
+  const called = !trigger || written.toLowerCase().includes(trigger.toLowerCase());
+  const prompt = called ? written : [trigger, written].filter(Boolean).join(", ");
+  document.dispatchEvent(new CustomEvent("easel-adapters"));
+  command("fill", { task: "txt2img", values: { prompt, model, adapters: [{ ...adapter, strength: 1 }] } });
+  toast(`“${lesson.name}” is on; the header shows it.`);
 }

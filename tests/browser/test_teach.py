@@ -118,5 +118,18 @@ def test_an_artist_teaches_a_style_from_dropped_pictures(
     assert (studio.data_dir / "adapters" / "Red" / "adapter.kohya.safetensors").is_file()
     kept = json.loads((studio.data_dir / "teaching" / told["id"] / "lesson.json").read_text())
     assert [p["caption"] for p in kept["pictures"]] == ["a tree", "a red castle", "a house"]
+    shown.get_by_role("button", name="Draw with it").click()
+    tab = page.get_by_role("tab", name="Text to image")
+    expect(tab).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("button", name="Adapter: Red")).to_be_visible()
+    expect(page.locator("#easel-prompt textarea")).to_have_value(re.compile("^zyx, "))
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function(
+        """async () => {
+          const newest = (await (await fetch("/easel/pictures?limit=1")).json()).pictures[0];
+          return newest?.adapters.some(([name]) => name === "Red");
+        }""",
+        timeout=PATIENCE,
+    )
     # The browser logs every refused upload; nothing else may be there.
     complaints.lines[:] = [line for line in complaints.lines if "status of 400" not in line]
