@@ -42,7 +42,7 @@ KNOBS = (
          whole=True),
     Knob("learning_rate", "Learning rate", "AdamW", 1e-3, 1e-6, 0.1,
          "Higher learns faster, and too high tears the pictures apart.", "ppo"),
-    Knob("updates", "Updates an epoch", "optimizer steps", 4, 1, 64,
+    Knob("updates", "Updates an epoch", "optimizer steps", 1, 1, 64,
          "More learn more from the same pictures, and trust them more.", "ppo", whole=True),
     Knob("clip_nats", "Trust region", "clip ε · D, nats", 1.64, 0.01, 100,
          "Higher lets one update go further.", "ppo"),

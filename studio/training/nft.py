@@ -35,7 +35,7 @@ class NftConfig:
     """What differs from PPO; optimizer, batches and advantages are PPO's."""
 
     beta: float = 1.0  # how far v+ and v- stand from v_old; the paper: 0.1 to 1
-    levels: int = 4  # noise levels a picture, no two alike; the paper: all of the sampler's
+    levels: int = 3  # noise levels a picture, no two alike; the paper: all of the sampler's
     kl_weight: float = 1e-4  # on the squared distance to the base's prediction, as in the paper
 
 

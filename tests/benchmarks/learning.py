@@ -12,7 +12,7 @@ is interrupted, or given only some minutes, measures the rest the next time. Giv
 the same on a crowded machine; the CPU time that it took stands beside it.
 
     python -m tests.benchmarks.learning [--minutes M | --epochs N] [--only NAME-SEED]
-        [--algorithm ppo|nft] [--folder FOLDER]
+        [--algorithm ppo|nft] [--learning-rate R] [--folder FOLDER] [--corpus FOLDER]
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ from studio.training.features import load_encoder
 from studio.training.finetune import finetune
 from studio.training.intervals import wilson_interval
 from studio.training.judge import build_bank, features, hit_rates, load_network, rank
+from studio.training.ppo import PpoConfig
 from studio.training.probes import LookPlan, draw_look, load_tools, probe
 from studio.training.reward import fit_reward
 from studio.training.rewards import Images, RewardFunction, known_reward, learned_reward
-from studio.training.rollout import TextFeatures
+from studio.training.rollout import PolicyConfig, TextFeatures
 from studio.training.run_folder import ALGORITHMS, PPO, FineTuneConfig
 from studio.training.simulated_rater import (
     SimulatedRater,
@@ -58,10 +59,12 @@ KNOWN = ("brightness", "compressibility", "random")
 KNOWN_SEEDS, TASTE_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)
 MINUTES = 20.0  # of training, as asked
 VOTES = 300
-POOL = 4  # pictures of each prompt that are voted on
+POOL = 4  # pictures of each prompt that are voted on, and that (b) compares
+KNOWN_POOL = 2  # that (a) compares
 TRAINED, FRESH = 60, 52  # prompts of the training, and held-out ones
 STYLE = "flat illustration"
 STEPS, GUIDANCE, BATCH = 20, 3.0, 16
+ROLLOUT_STEPS = 6  # of a trajectory: on a CPU more pictures count for more than finer steps
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,13 @@ class Effort:
     minutes: float = 0.0
     epochs: int = 0
     algorithm: str = PPO
+    learning_rate: float = PpoConfig.learning_rate
     corpus: Path = Settings().training_dir / "corpus"  # what the judge compares with
 
     def run(self, name: str, seed: int) -> Path:
         """Return a run's folder."""
         length = f"{self.epochs}-epochs" if self.epochs else f"{self.minutes:g}-minutes"
-        return self.folder / f"{name}-{seed}-{self.algorithm}-{length}"
+        return self.folder / f"{name}-{seed}-{self.algorithm}-{self.learning_rate:g}-{length}"
 
 
 def main(effort: Effort | None = None, only: str = "") -> list[dict]:
@@ -183,17 +187,23 @@ def judged(name: str, seed: int, effort: Effort) -> Verdict:
         epochs=effort.epochs,
         seed=seed,
         algorithm=effort.algorithm,
+        look_seeds=1,
+        look_steps=10,
+        policy=PolicyConfig(steps=ROLLOUT_STEPS),
+        ppo=PpoConfig(learning_rate=effort.learning_rate),
     )
     last, stopped, seconds = trained_by(finetune(model, reward, config, tools, run), run)
-    asked = tuple(p for p in fresh[:-2] for _ in range(POOL))
-    base = base_pictures(effort, asked)
-    tuned = draw(asked, run / "adapter.safetensors")
+    pool = POOL if name == "taste" else KNOWN_POOL
+    asked, seeds = numbered(fresh[:-2], pool)
+    base = base_pictures(effort, asked, seeds)
+    tuned = draw(asked, seeds, run / "adapter.safetensors")
     before, after = (probe(images, asked, tools)["diversity"] for images in (base, tuned))
     common = {"name": name, "seed": seed, "epochs": last.epoch, "kl": last.kl}
     common |= {"pictures": len(asked), "diversity": after / before, "stopped": stopped}
     common |= {"cpu_seconds": seconds} | recognition(base, tuned, asked, effort.corpus)
     if name != "taste":
-        return Verdict(**common, **paired(*(reward(i, asked).numpy() for i in (base, tuned))))
+        rewards = (reward(images, asked).numpy() for images in (base, tuned))
+        return Verdict(**common, **paired(*rewards, pool))
     return Verdict(**common, **rater.verdict(base, tuned, reward, asked))
 
 
@@ -215,22 +225,28 @@ def trained_by(events: Iterable[Event], run: Path) -> tuple[EpochDone, str, floa
     return EpochDone(**json.loads(lines[-1])), stopped, float(file.read_text())
 
 
-def base_pictures(effort: Effort, asked: Sequence[str]) -> Images:
+def numbered(subjects: Sequence[str], pool: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return each prompt `pool` times, and the seed of each of those pictures."""
+    asked = tuple(prompt for prompt in subjects for _ in range(pool))
+    return asked, tuple(5000 + i % pool for i in range(len(asked)))
+
+
+def base_pictures(effort: Effort, asked: Sequence[str], seeds: Sequence[int]) -> Images:
     """Return what the base draws for these prompts; drawn once for all runs."""
-    digest = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:12]
+    wanted = json.dumps([asked, seeds]).encode()
+    digest = hashlib.sha256(wanted).hexdigest()[:12]
     file = effort.folder / f"base-{hash_model(STARTER_MODEL)[:12]}-{digest}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, draw(asked))
+        np.save(file, draw(asked, seeds))
     return np.load(file)
 
 
-def draw(asked: Sequence[str], adapter: Path | None = None) -> Images:
-    """Draw one picture a prompt as an artist would; repeated prompts get the next seeds."""
+def draw(asked: Sequence[str], seeds: Sequence[int], adapter: Path | None = None) -> Images:
+    """Draw one picture a prompt and seed, as an artist would."""
     model = load_model(STARTER_MODEL, "starter", "cpu")
     applied = AppliedAdapters(model, [(adapter, 1.0)] if adapter else [])
-    seeds = tuple(5000 + i % POOL for i in range(len(asked)))
-    plan = LookPlan(tuple(asked), seeds, model.native_size, STEPS, GUIDANCE, BATCH)
+    plan = LookPlan(tuple(asked), tuple(seeds), model.native_size, STEPS, GUIDANCE, BATCH)
     with applied.on():
         *_, images = draw_look(model, TextFeatures(model), plan)
     return images
@@ -256,9 +272,9 @@ def recognition(
     return {"recognised_before": shares[0], "recognised": shares[1]}
 
 
-def paired(base: np.ndarray, tuned: np.ndarray) -> dict[str, float]:
+def paired(base: np.ndarray, tuned: np.ndarray, pool: int) -> dict[str, float]:
     """Return the mean difference and its standard error; the pictures of a prompt count as one."""
-    by_prompt = (tuned - base).reshape(-1, POOL).mean(1)
+    by_prompt = (tuned - base).reshape(-1, pool).mean(1)
     error = by_prompt.std(ddof=1) / np.sqrt(len(by_prompt))
     return {"change": float(by_prompt.mean()), "standard_error": float(error)}
 
@@ -274,8 +290,7 @@ class HiddenRater:
 
     def taught(self, effort: Effort, trained: Sequence[str]) -> RewardFunction:
         """Let the rater vote on pictures of the base; return the reward learned from the votes."""
-        asked = [prompt for prompt in trained for _ in range(POOL)]
-        pictures = base_pictures(effort, asked)
+        pictures = base_pictures(effort, *numbered(trained, POOL))
         self._pool = pixel_statistics(list(pictures))
         chance = np.random.default_rng((self._seed, 1))
         prompt = chance.integers(len(trained), size=VOTES)
@@ -313,7 +328,7 @@ class HiddenRater:
         best = before.reshape(-1, POOL)[np.arange(len(scores)), scores.argmax(1)]
         reranked, _ = self._share(before, best.repeat(POOL))
         return {
-            **paired(before, after),
+            **paired(before, after, POOL),
             "wins": wins,
             "wins_low": low,
             "wins_high": high,
@@ -340,9 +355,16 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--only", default="")
     parser.add_argument("--algorithm", choices=ALGORITHMS, default=PPO)
+    parser.add_argument("--learning-rate", type=float, default=PpoConfig.learning_rate)
     parser.add_argument("--folder", type=Path, default=Settings().data_dir / "bench" / "learning")
     parser.add_argument("--corpus", type=Path, default=Effort.corpus)
     args = parser.parse_args()
-    minutes = 0.0 if args.epochs else args.minutes
-    chosen = Effort(args.folder, minutes, args.epochs, args.algorithm, args.corpus)
+    chosen = Effort(
+        args.folder,
+        0.0 if args.epochs else args.minutes,
+        args.epochs,
+        args.algorithm,
+        args.learning_rate,
+        args.corpus,
+    )
     print(json.dumps(main(chosen, args.only), indent=1))
