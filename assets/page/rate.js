@@ -2,6 +2,7 @@
 
 import { ask, button, h, sorry, tell, toast } from "./dom.js";
 import { campaignForm } from "./rate_form.js";
+import { tastePanel } from "./rate_taste.js";
 import { deliver, openVoting, votingIsOpen } from "./rate_voting.js";
 
 const NAME = "easel.rater";
@@ -10,11 +11,14 @@ let parts = null;
 let shown = "";
 let rater = { name: "", fixed: false };
 let role = "rater";
+let strategies = []; // {name, title}: how a campaign's next pairs may be chosen
+const taste = tastePanel();
 
 export function mountRate(root) {
   parts = {
     who: h("div", { class: "easel-rate-who" }),
     list: h("div", { class: "easel-rate-list" }),
+    taste: taste.panel,
     form: h("div", { class: "easel-rate-form" }),
   };
   rater.name = localStorage.getItem(NAME) || "";
@@ -28,6 +32,8 @@ async function look() {
   try {
     const answer = await ask(`/easel/rate/campaigns?${new URLSearchParams({ rater: rater.name })}`);
     role = answer.role;
+    strategies = answer.strategies;
+    if (role === "owner" && answer.campaigns.some((campaign) => campaign.votes)) taste.refresh();
     if (answer.rater) rater = { name: answer.rater, fixed: true };
     render(answer);
   } catch (error) {
@@ -91,10 +97,22 @@ function tools(campaign) {
     campaign.state === "paused" ? button("Resume", null, act("resume"), { text: "Resume" }) : null,
     campaign.state === "archived" ? button("Take out of the archive", null, act("resume"), { text: "Take out" })
       : button("Archive: its votes stay", null, act("archive", "Archived. Its votes stay and still teach."), { text: "Archive" }),
+    h("span", { class: "easel-gap" }),
     link(`report/${campaign.id}.html`, "Study report"),
     link(`report/${campaign.id}.csv`, "CSV"),
-    link("sheet/loved.png", "Most loved"),
-    link("sheet/disputed.png", "Most disputed"));
+    campaign.state === "running" ? chooser(campaign) : null);
+}
+
+// How the next pair is chosen, switched while people rate.
+function chooser(campaign) {
+  const choice = h("select", { onchange: async () => {
+    try {
+      await tell(`/easel/rate/owner/campaigns/${campaign.id}/strategy`, { strategy: choice.value });
+      toast("From the next pairs on.");
+    } catch (error) { sorry(error); }
+    look();
+  } }, strategies.map((entry) => h("option", { value: entry.name, selected: entry.name === campaign.strategy }, entry.title)));
+  return h("label", { class: "easel-campaign-choice" }, "Next pair", choice);
 }
 
 function begin(campaign) {

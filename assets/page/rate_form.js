@@ -15,8 +15,8 @@ export function campaignForm(onMade) {
   return box;
 }
 
-function field(words, control, hint = "") {
-  return h("label", { class: "easel-field" }, h("span", {}, words), control, hint ? h("small", { class: "easel-quiet" }, hint) : null);
+function field(words, control, hint = "", more = null) {
+  return h("label", { class: "easel-field" }, h("span", {}, words), control, hint ? h("small", { class: "easel-quiet" }, hint) : null, more);
 }
 
 const number = (name, value, min, max) => h("input", { type: "number", name, value, min, max, required: true });
@@ -34,7 +34,7 @@ function form(choices, done) {
     h("fieldset", {}, h("legend", {}, "Who draws"), contestants,
       h("small", { class: "easel-quiet" }, "One: its pictures against each other. Several: one against the other.")),
     h("div", { class: "easel-fields" },
-      field("Pictures of each prompt", number("pictures_per_prompt", 2, 1, 16)),
+      field("Pictures of each prompt", number("pictures_per_prompt", 4, 1, 16)),
       field("Steps", number("steps", 20, 1, 500)),
       field("Seed", number("seed", 1, 0, 4294967295))));
   const chosen = h("div", { class: "easel-gallery-choice", hidden: true },
@@ -45,28 +45,49 @@ function form(choices, done) {
     for (const part of [drawn, prompts.parentElement, file.parentElement]) part.hidden = gallery;
     chosen.hidden = !gallery;
   });
+  const pairs = h("small", { class: "easel-quiet", role: "status" });
   const made = h("form", { class: "easel-campaign-form", onsubmit: (event) => { event.preventDefault(); create(made, choices, done); } },
     field("Name", h("input", { type: "text", name: "name", maxlength: 80, required: true, placeholder: "What is being asked" })),
     field("Prompts from", list),
     field("Prompts", prompts), field("Or a file", file),
     drawn, chosen,
     h("div", { class: "easel-fields" },
-      field("Votes wanted", number("target", 200, 1, 1_000_000), "200 teach a little, 400 to 1,000 teach well."),
+      field("Votes wanted", number("target", 200, 1, 1_000_000), "200 teach a little, 400 to 1,000 teach well.", pairs),
       field("Next pair", h("select", { name: "strategy" }, choices.strategies.map((entry) => h("option", { value: entry.name }, entry.title))))),
     h("button", { type: "submit", class: "easel-primary" }, "Begin the campaign"));
+  made.addEventListener("input", () => { pairs.textContent = pairsSentence(new FormData(made)); });
   return made;
 }
 
+// How many different pairs a campaign can show, told while it is being made.
+function pairsSentence(values) {
+  if (values.get("list") === "gallery") return "";
+  const prompts = new Set(lines(values)).size;
+  const each = Number(values.get("pictures_per_prompt"));
+  const models = values.getAll("contestant").length;
+  const some = models > 1 ? (each * each * models * (models - 1)) / 2 : (each * (each - 1)) / 2;
+  const pairs = prompts * some;
+  const short = pairs < Number(values.get("target")) ? ": more pictures of each prompt, or more prompts, would make more" : "";
+  return prompts ? `${pairs.toLocaleString()} different pairs can be shown${short}.` : "";
+}
+
+const lines = (values) => values.get("prompts").split("\n").map((line) => line.trim()).filter(Boolean);
+
 function takeList(list, prompts, choices) {
   const entry = choices.prompt_lists.find((one) => one.name === list.value);
-  if (entry) prompts.value = entry.prompts.join("\n");
+  if (entry) fill(prompts, entry.prompts.join("\n"));
 }
 
 async function takeFile(file, prompts) {
   const [picked] = file.files;
   if (!picked) return;
   if (picked.size > MAX_FILE) return toast("This file is larger than a megabyte; give one prompt a line in a text file.");
-  prompts.value = (await picked.text()).replace(/\r\n?/g, "\n").trim();
+  fill(prompts, (await picked.text()).replace(/\r\n?/g, "\n").trim());
+}
+
+function fill(prompts, text) {
+  prompts.value = text;
+  prompts.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
 async function create(made, choices, done) {
@@ -75,7 +96,7 @@ async function create(made, choices, done) {
   const wanted = values.getAll("contestant").map((at) => choices.contestants[Number(at)].value);
   const body = {
     name: values.get("name"), target: Number(values.get("target")), strategy: values.get("strategy"),
-    prompts: gallery ? [] : values.get("prompts").split("\n").map((line) => line.trim()).filter(Boolean),
+    prompts: gallery ? [] : lines(values),
     contestants: gallery ? [] : wanted, pictures_per_prompt: Number(values.get("pictures_per_prompt")),
     steps: Number(values.get("steps")), seed: Number(values.get("seed")), gallery: gallery ? values.get("pictures") : "",
   };

@@ -135,10 +135,11 @@ function show(pair) {
   for (const side of ["left", "right"]) parts[side].classList.remove("chosen");
   parts.pair.classList.remove("chosen");
   open.settling = true;
+  parts.box.classList.add("settling");
   const mine = open;
   requestAnimationFrame(() => { // honest milliseconds: from the frame that shows both
     mine.shownAt = performance.now();
-    setTimeout(() => { mine.settling = false; }, SETTLE);
+    setTimeout(() => { mine.settling = false; parts.box.classList.remove("settling"); }, SETTLE);
   });
   if (open.ready.length < AHEAD) fetchPairs();
 }

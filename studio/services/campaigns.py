@@ -137,6 +137,10 @@ class Campaigns:
         """Put a campaign away; its votes stay and teach. Raises NotFoundError."""
         return self._store.archive(campaign_id)
 
+    def choose_by(self, campaign_id: str, strategy: str) -> Campaign:
+        """Change how the next pairs are chosen. Raises NotFoundError, VoteRefusedError."""
+        return self._store.set_strategy(campaign_id, strategy)
+
     def all(self) -> list[Campaign]:
         """Return the campaigns, newest first."""
         return self._store.all()
@@ -240,6 +244,10 @@ class Campaigns:
         entry = self._shelf.entry(contestant.model)
         if entry.problem:
             raise ModelError(entry.problem)
+        for use in contestant.adapters:
+            adapter = self._adapters.find(use.sha256)
+            if adapter.problem:
+                raise ModelError(adapter.problem)
         return replace(contestant, model_hash=self._shelf.hash_of(entry))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from studio.training.intervals import wilson_interval
 from studio.training.taste_words import (
     LEAST_AGREEMENT_VOTES,
     Agreement,
+    calibration_sentence,
     more_votes_sentence,
     taste_sentence,
 )
@@ -33,6 +35,19 @@ if TYPE_CHECKING:
 MOST_COMPARED = 100_000  # votes that agreement between raters is taken over
 FEW_REPEATS = 5  # below it, self-consistency says nothing
 THUMBNAIL = 256  # pixels
+
+
+@dataclass(frozen=True)
+class TasteFigures:
+    """How well a taste is known; each share with its interval, None while it cannot be told."""
+
+    predicted: Agreement | None  # held_out_agreement: cross-validation by prompt
+    held_out: Agreement | None  # on random pairs that nothing learned from
+    consistency: Agreement | None  # of raters with themselves: the ceiling
+    sentences: tuple[str, ...]
+    bins: tuple[tuple[float, float, int], ...]  # predicted and observed share, votes
+    votes: int  # that it learned from
+    encoder: str  # whose features it sees
 
 
 class Standing:
@@ -58,15 +73,38 @@ class Standing:
 
     def sentence(self, campaign_id: str, rater: str) -> str:
         """Return the quiet line for a rater: how far, and what the votes are good for."""
-        tally = self._votes.tally(None, rater)
-        return f"{_counted(tally.votes)} {self._prediction(tally)}"
+        own, every = self._votes.tally(None, rater), self._votes.tally()
+        prediction = self._prediction(every, own)
+        if own.votes < every.votes:
+            return f"{_counted(own.votes)[:-1]} by you, {every.votes:,} in all. {prediction}"
+        alone = prediction.startswith(f"{every.votes} votes")  # it says the number already
+        return prediction if alone else f"{_counted(own.votes)} {prediction}"
 
     def campaign_sentence(self, campaign_id: str) -> str:
         """Return the line for a campaign's card."""
         tally = self._votes.tally(campaign_id)
         if tally.votes == 0:
             return ""
-        return self._prediction(tally)
+        return self._prediction(tally, tally)
+
+    def taste(self) -> TasteFigures:
+        """Return how well the taste behind all votes is known, for the page's figure."""
+        now, tally = self._taste.now, self._votes.tally()
+        calibration, bins = now.calibration, ()
+        sentences = [more_votes_sentence(tally.votes, now.gain_of_100, now.worth)]
+        if calibration is not None and now.agreement is not None:
+            bins = tuple((b.predicted, b.observed, b.n) for b in calibration.bins if b.n)
+            sure = sum(p * n for p, _, n in bins) / max(sum(n for *_, n in bins), 1)
+            sentences.append(calibration_sentence(sure, now.agreement.value, calibration.n))
+        return TasteFigures(
+            predicted=now.agreement,
+            held_out=now.held_out,
+            consistency=_self_consistency(tally),
+            sentences=tuple(sentences),
+            bins=bins,
+            votes=now.votes,
+            encoder=now.encoder,
+        )
 
     def report_page(self, campaign_id: str) -> str:
         """Return the study report of a campaign as one HTML page. Raises NotFoundError."""
@@ -77,15 +115,16 @@ class Standing:
         """Return the study report of a campaign as CSV. Raises NotFoundError."""
         return study_csv(self._study(self._campaigns.get(campaign_id)))
 
-    def _prediction(self, tally: Tally) -> str:
-        """Say how well taste is predicted, and whether more votes are worth it."""
+    def _prediction(self, tally: Tally, own: Tally) -> str:
+        """Say how well taste is predicted, and whether more votes are worth it.
+
+        `own` are the votes whose repeats are the ceiling that is told.
+        """
         taste = self._taste.now
         more = more_votes_sentence(tally.votes, taste.gain_of_100, taste.worth)
         if taste.agreement is None or tally.votes < LEAST_AGREEMENT_VOTES:
             return more
-        share = tally.repeats_same / tally.repeats if tally.repeats else 0.0
-        own = Agreement(share, *wilson_interval(share, tally.repeats), tally.repeats)
-        return f"{taste_sentence(taste.agreement, own if own.n >= FEW_REPEATS else None)} {more}"
+        return f"{taste_sentence(taste.agreement, _self_consistency(own))} {more}"
 
     def _study(self, campaign: Campaign) -> Study:
         labels = {
@@ -112,6 +151,14 @@ class Standing:
         stream = io.BytesIO()
         small.save(stream, "WEBP", quality=85)
         return stream.getvalue()
+
+
+def _self_consistency(tally: Tally) -> Agreement | None:
+    """Return the share of repeats that were answered as before; None while there are few."""
+    if tally.repeats < FEW_REPEATS:
+        return None
+    share = tally.repeats_same / tally.repeats
+    return Agreement(share, *wilson_interval(share, tally.repeats), tally.repeats)
 
 
 def _alpha(votes: Iterable[Vote]) -> Rate | None:

@@ -70,3 +70,18 @@ def more_votes_sentence(votes: int, gain_of_100: float | None, worth: int | None
         f"{votes} votes are enough to fine-tune. A hundred more are likely to add "
         f"{100 * gain_of_100:.1f} percent; after about {worth} in all they add less than one."
     )
+
+
+def calibration_sentence(predicted: float, observed: float, n: int) -> str:
+    """Whether the reward's sureness can be believed: mean certainty against share of hits.
+
+    Over `n` held-out decisive votes: `predicted` is the mean probability of the favourite,
+    `observed` the share that the favourite won.
+    """
+    gap = predicted - observed
+    half = 1.96 * math.sqrt(max(observed * (1 - observed), 0.01) / max(n, 1))
+    told = f"Where it names a favourite it is {percent(predicted)} % sure on average"
+    if abs(gap) <= half:
+        return f"{told}, and right in {percent(observed)} %: its sureness can be believed."
+    how = "too sure of itself" if gap > 0 else "less sure than it could be"
+    return f"{told}, but right in {percent(observed)} %: it is {how}."

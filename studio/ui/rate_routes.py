@@ -1,4 +1,4 @@
-"""The addresses of the Rate tab: pairs, votes, undo, and the owner's campaigns and reports.
+"""The addresses of the Rate tab: pairs, votes, undo.
 
 Votes do not go through Gradio's queue: a click is one small POST, answered when its vote is on
 disk. What a rater is sent names neither model nor seed nor score: pictures come under random names
@@ -7,31 +7,22 @@ that belong to one pair, without metadata, dates or tags.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field, StringConstraints
 
-from studio.core.campaign import STRATEGIES, Campaign, CampaignPlan, Contestant
-from studio.core.errors import NotFoundError, StorageError
-from studio.core.request import AdapterUse, GenerationRequest
-from studio.services.campaigns import prompt_lists
+from studio.core.errors import StorageError
 from studio.services.rating import Answer, BlindPair
 from studio.services.studio import Studio
+from studio.ui.campaign_routes import campaign_json, owner_routes, strategies
 from studio.ui.logins import login_of
 from studio.ui.rate import rater_page
 from studio.ui.taste_routes import taste_routes
 
 FRESH = {"Cache-Control": "no-store"}.items()
 SEEN_ONCE = (("Cache-Control", "private, max-age=600"),)  # fetched ahead, shown, forgotten
-STRATEGY_TITLES = (
-    ("eig", "The most informative one"),
-    ("random", "Random"),
-    ("tournament", "Tournament: the best against the best"),
-)
-MAX_PROMPTS = 10_000
 
 Name = Annotated[str, StringConstraints(max_length=200)]
 Identity = Annotated[str, StringConstraints(min_length=8, max_length=64, pattern=r"^[\w-]+$")]
@@ -54,27 +45,6 @@ class UndoBody(BaseModel):
     event: Identity
     vote: Identity
     rater: Name
-
-
-class ContestantBody(BaseModel):
-    """A model with its adapters."""
-
-    model: Name
-    adapters: tuple[tuple[Name, Name, float], ...] = ()  # name, sha256, strength
-
-
-class CampaignBody(BaseModel):
-    """A new campaign, as the form sends it."""
-
-    name: Name
-    prompts: Annotated[list[str], Field(max_length=MAX_PROMPTS)]
-    contestants: Annotated[list[ContestantBody], Field(max_length=16)]
-    pictures_per_prompt: Annotated[int, Field(ge=1, le=64)] = 2
-    steps: Annotated[int, Field(ge=1, le=500)] = 20
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
-    target: int = 200
-    strategy: str = "eig"
-    gallery: Literal["", "starred", "all"] = ""
 
 
 def add_rate_routes(app: FastAPI, studio: Studio) -> None:
@@ -105,6 +75,7 @@ def rating_routes(studio: Studio) -> APIRouter:
             "role": "owner" if owner else "rater",
             "rater": login.name if login and login.role == "rater" else "",
             "campaigns": listed,
+            "strategies": strategies() if owner else [],
         }
         return JSONResponse(answer, headers=dict(FRESH))
 
@@ -145,81 +116,6 @@ def rating_routes(studio: Studio) -> APIRouter:
     return router
 
 
-def owner_routes(studio: Studio) -> APIRouter:
-    """Return the routes of whoever runs the studio: campaigns, scores, reports, sheets."""
-    router, campaigns = APIRouter(), studio.preference.campaigns
-
-    @router.get("/choices")
-    def choices() -> dict[str, Any]:
-        return {
-            "contestants": _contestants(studio),
-            "prompt_lists": [
-                {"name": entry.name, "title": entry.title, "prompts": entry.prompts}
-                for entry in prompt_lists()
-            ],
-            "strategies": [
-                {"name": name, "title": title}
-                for name, title in STRATEGY_TITLES
-                if name in STRATEGIES
-            ],
-        }
-
-    @router.post("/campaigns")
-    def create(body: CampaignBody) -> dict[str, Any]:
-        plan = _plan(studio, body)
-        if body.gallery:
-            chosen = campaigns.gallery_pictures(starred=body.gallery == "starred")
-            made = campaigns.create_from_gallery(plan, chosen)
-        else:
-            made = campaigns.create(plan)
-        return campaign_json(studio, made, "", True)
-
-    def changing(change: Callable[[str], Campaign]) -> Callable[[str], dict[str, Any]]:
-        def changed(campaign_id: str) -> dict[str, Any]:
-            return campaign_json(studio, change(campaign_id), "", True)
-
-        return changed
-
-    for verb in ("pause", "resume", "archive"):
-        path = "/campaigns/{campaign_id}/" + verb
-        router.add_api_route(path, changing(getattr(campaigns, verb)), methods=["POST"])
-
-    @router.get("/report/{campaign_id}.{kind}")
-    def report(campaign_id: str, kind: str) -> Response:
-        if kind == "html":
-            return HTMLResponse(
-                studio.preference.standing.report_page(campaign_id), headers=dict(FRESH)
-            )
-        if kind == "csv":
-            headers = {"Content-Disposition": 'attachment; filename="study.csv"'} | dict(FRESH)
-            return Response(
-                studio.preference.standing.report_table(campaign_id), 200, headers, "text/csv"
-            )
-        raise NotFoundError("A study report is HTML or CSV.")
-
-    return router
-
-
-def campaign_json(studio: Studio, campaign: Campaign, rater: str, owner: bool) -> dict[str, Any]:
-    """Return a campaign for the page; what it compares goes to the owner alone."""
-    standing = studio.preference.standing
-    told = {
-        "id": campaign.id,
-        "name": campaign.name,
-        "state": campaign.state,
-        "target": campaign.plan.target,
-        "votes": standing.votes(campaign.id),
-        "mine": standing.votes(campaign.id, rater) if rater else 0,
-        "doing": studio.preference.campaigns.doing(campaign) if owner else "",
-        "about": "",
-        "standing": "",
-    }
-    if owner:
-        told["about"] = _about(campaign)
-        told["standing"] = standing.campaign_sentence(campaign.id)
-    return told
-
-
 def pair_json(pair: BlindPair) -> dict[str, Any]:
     """Return a pair for the page: its number, its prompt, two random names, one size."""
     return {
@@ -241,42 +137,3 @@ def _acting(request: Request, rater: str) -> str:
 def _is_owner(request: Request) -> bool:
     login = login_of(request.scope)
     return login is None or login.role == "owner"
-
-
-def _about(campaign: Campaign) -> str:
-    plan = campaign.plan
-    if not plan.prompts:
-        return "Pictures of the gallery."
-    who = " against ".join(contestant.label for contestant in plan.contestants)
-    each = f"{plan.pictures_per_prompt} pictures each"
-    return f"{who}; {len(plan.prompts)} prompts, {each}. Next pair: {plan.strategy}."
-
-
-def _contestants(studio: Studio) -> list[dict[str, Any]]:
-    """Return what can be compared: every model alone."""
-    return [
-        {"title": entry.title, "value": {"model": entry.name, "adapters": []}}
-        for entry in studio.models.entries()
-        if not entry.problem
-    ]
-
-
-def _plan(studio: Studio, body: CampaignBody) -> CampaignPlan:
-    contestants = tuple(
-        Contestant(c.model, "", tuple(AdapterUse(*use) for use in c.adapters))
-        for c in body.contestants
-    )
-    template = GenerationRequest(steps=body.steps, seed=body.seed)
-    if contestants:
-        entry = studio.models.entry(contestants[0].model)
-        width, height = (*entry.trained_sizes, entry.native_size)[0]
-        template = template.with_changes(width=width, height=height, model=entry.name)
-    return CampaignPlan(
-        name=body.name,
-        prompts=tuple(body.prompts),
-        contestants=contestants,
-        pictures_per_prompt=body.pictures_per_prompt,
-        template=template,
-        target=body.target,
-        strategy=body.strategy,
-    )

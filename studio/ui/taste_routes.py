@@ -5,6 +5,7 @@ All of it is the owner's: a score beside a picture would tell a rater what to an
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
@@ -27,6 +28,11 @@ class KeepBody(BaseModel):
 def taste_routes(studio: Studio) -> APIRouter:
     """Return the routes where the learned taste is used; never asked for while voting."""
     router, favourites = APIRouter(), studio.preference.favourites
+
+    @router.get("/taste")
+    def taste() -> Response:
+        studio.preference.taste.keep_up()
+        return JSONResponse(asdict(studio.preference.standing.taste()), headers=dict(FRESH))
 
     @router.get("/pictures/{picture_id}/score")
     def score(picture_id: int) -> Response:

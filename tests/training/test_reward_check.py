@@ -23,7 +23,12 @@ from studio.training.reward_check import (
     held_out_predictions,
     learning_curve,
 )
-from studio.training.taste_words import Agreement, more_votes_sentence, taste_sentence
+from studio.training.taste_words import (
+    Agreement,
+    calibration_sentence,
+    more_votes_sentence,
+    taste_sentence,
+)
 
 
 def made_votes(count, *, taste_size=2.0, seed=0, prompts=40):
@@ -176,3 +181,16 @@ def test_the_taste_is_told_beside_chance_and_the_raters_own_consistency():
 )
 def test_how_many_more_votes_are_worth_it_is_said_plainly(votes, gain, worth, sentence):
     assert sentence in more_votes_sentence(votes, gain, worth)
+
+
+@pytest.mark.parametrize(
+    ("sure", "right", "n", "sentence"),
+    [
+        (0.66, 0.63, 200, "66 % sure on average, and right in 63 %: its sureness can be believed"),
+        (0.80, 0.63, 200, "too sure of itself"),
+        (0.58, 0.75, 200, "less sure than it could be"),
+        (0.80, 0.63, 16, "can be believed"),
+    ],
+)
+def test_whether_its_sureness_can_be_believed_is_said_plainly(sure, right, n, sentence):
+    assert sentence in calibration_sentence(sure, right, n)

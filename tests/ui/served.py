@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from studio.core.settings import REPOSITORY
 
-END_SECONDS = 60  # on a busy machine
+END_SECONDS = 180  # on a busy machine, with a step of the device's to wait for
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from studio.core.settings import Settings
 from studio.services.studio import open_studio
@@ -55,6 +57,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[
     file_pictures(studio, prompts=8, each=5)
     campaign = gallery_campaign(studio, name="Which colour?")
     studio.close()
+    adapter = data_dir / "adapters" / "soft light.safetensors"
+    adapter.parent.mkdir(exist_ok=True)
+    lineage = {"easel.lineage": json.dumps({"base": "tiny"})}
+    save_file({"unet.up.lora_A.weight": np.zeros((1, 1), np.float32)}, adapter, lineage)
     flags = ["--auth", "owner:secret-owner"]
     for rater in ("ann", "bob"):
         flags += ["--rater", f"{rater}:secret-{rater}"]
@@ -196,6 +202,43 @@ def test_the_form_gets_its_choices(lab: Lab):
     assert {"starter", "tiny"} <= {c["value"]["model"] for c in choices["contestants"]}
     assert [entry["name"] for entry in choices["strategies"]] == ["eig", "random", "tournament"]
     assert all(entry["prompts"] for entry in choices["prompt_lists"])
+    [adapter] = [c["value"] for c in choices["contestants"] if "soft light" in c["title"]]
+    [[name, sha256, strength]] = adapter["adapters"]
+    assert (adapter["model"], name, len(sha256), strength) == ("tiny", "soft light", 64, 1.0)
+
+
+def test_a_model_meets_itself_with_an_adapter(lab: Lab):
+    choices = lab.ask("/easel/rate/owner/choices").json()["contestants"]
+    chosen = [c["value"] for c in choices if c["value"]["model"] == "tiny"]
+    body = {"name": "Adapted?", "prompts": ["a fox"], "contestants": chosen, "steps": 1}
+    made = lab.ask("/easel/rate/owner/campaigns", "owner", "POST", body).json()
+    assert made["about"].startswith("tiny against tiny + soft light at 1; 1 prompts")
+    lab.ask(f"/easel/rate/owner/campaigns/{made['id']}/archive", "owner", "POST", {})
+    gone = {"model": "tiny", "adapters": [["gone", "0" * 64, 1.0]]}
+    refused = lab.ask(
+        "/easel/rate/owner/campaigns",
+        "owner",
+        "POST",
+        body | {"name": "Gone?", "contestants": [chosen[0], gone]},
+    )
+    assert refused.status == 404 and "adapter" in refused.json()["sentence"]
+
+
+def test_how_pairs_are_chosen_is_switched_while_people_rate(lab: Lab):
+    path = f"/easel/rate/owner/campaigns/{lab.campaign}/strategy"
+    changed = lab.ask(path, "owner", "POST", {"strategy": "tournament"}).json()
+    assert changed["strategy"] == "tournament"
+    refused = lab.ask(path, "owner", "POST", {"strategy": "alphabetical"})
+    assert (refused.status, bool(refused.json()["sentence"])) == (400, True)
+    assert lab.ask(path, "ann", "POST", {"strategy": "random"}).status == 403
+    lab.ask(path, "owner", "POST", {"strategy": "random"})
+
+
+def test_the_owner_sees_what_the_votes_are_good_for(lab: Lab):
+    taste = lab.ask("/easel/rate/owner/taste").json()
+    assert taste["predicted"] is None and taste["bins"] == []
+    assert any("Rate" in sentence for sentence in taste["sentences"])
+    assert lab.ask("/easel/rate/owner/taste", "ann").status == 403
 
 
 def test_the_study_report_asks_for_nothing_from_outside(lab: Lab):
