@@ -39,7 +39,7 @@ function content(taste) {
     h("div", { class: "easel-taste-figures" },
       h("div", { class: "easel-taste-rows", style: { "--coin": at(0.5) } }, rows, scale()),
       taste.bins.length ? calibration(taste.bins) : null),
-    taste.sentences.map((sentence) => h("p", {}, sentence)),
+    ...taste.sentences.map((sentence) => h("p", {}, sentence)),
     h("p", {}, sheet("loved", "Most loved pictures"), " ", sheet("disputed", "Most disputed pictures")),
     h("p", { class: "easel-quiet" }, `Learned from ${taste.votes.toLocaleString()} votes on features of ${taste.encoder}.`),
   ];
