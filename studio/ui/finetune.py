@@ -107,7 +107,7 @@ def verdict_json(studio: Studio, verdict: Verdict) -> dict[str, Any]:
         "target": target,
         "answered": min(answered, target),
         "doing": studio.preference.campaigns.doing(campaign),
-        "ready": campaign.pictures > 1,
+        "ready": bool(studio.verdicts.pairs(verdict)),
         "unveiled": unveiled,
         "by_votes": outcome_json(studio.verdicts.by_votes(verdict)) if unveiled else None,
         "by_reward": outcome_json(by_reward) if by_reward else None,

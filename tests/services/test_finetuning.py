@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -62,15 +64,35 @@ def timeless(studio: Studio, run: Run) -> list[dict]:
     return [{"epoch": row.epoch} | {**row.figures, "seconds": 0} for row in rows]
 
 
-@pytest.fixture
-def whole(studio: Studio) -> tuple[str, list[dict]]:
-    """What an undisturbed run gives: its adapter and its figures."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Path:
+    """A data folder in which nobody disturbed the run; its tests take copies."""
+    data = tmp_path_factory.mktemp("trained")
+    studio = open_studio(Settings(data_dir=data, models_dir=tiny_models, device="cpu"))
     run = ended(studio, studio.finetuning.start(PLAN))
     assert run.state == "trained", run.sentence
-    return result(studio, run), timeless(studio, run)
+    studio.close()
+    return data
 
 
-def test_a_run_is_stored_with_a_row_and_a_strip_for_each_epoch(studio, whole):
+@pytest.fixture
+def after(trained: Path, tiny_settings: Settings) -> Iterator[Studio]:
+    """A studio with the run that is trained."""
+    shutil.copytree(trained, tiny_settings.data_dir, dirs_exist_ok=True)
+    studio = open_studio(tiny_settings)
+    yield studio
+    studio.close()
+
+
+@pytest.fixture
+def whole(after: Studio) -> tuple[str, list[dict]]:
+    """What an undisturbed run gives: its adapter and its figures."""
+    [run] = after.finetuning.all()
+    return result(after, run), timeless(after, run)
+
+
+def test_a_run_is_stored_with_a_row_and_a_strip_for_each_epoch(after: Studio):
+    studio = after
     [run] = studio.finetuning.all()
     assert (run.epochs, run.about["reward"], run.plan.model_hash != "") == (2, "brightness", True)
     rows = studio.finetuning.epochs(run.id)
@@ -81,8 +103,9 @@ def test_a_run_is_stored_with_a_row_and_a_strip_for_each_epoch(studio, whole):
 
 
 def test_a_picture_in_the_middle_is_the_one_from_before_and_the_run_does_not_notice(
-    studio: Studio, whole, request_tiny: GenerationRequest
+    after: Studio, whole, request_tiny: GenerationRequest
 ):
+    studio = after
     before = draw(studio, request_tiny, "before")
     run = studio.finetuning.start(replace(PLAN, name="again"))
     for number in range(3):
@@ -94,8 +117,9 @@ def test_a_picture_in_the_middle_is_the_one_from_before_and_the_run_does_not_not
 
 
 def test_a_paused_run_rests_while_pictures_are_drawn_and_goes_on_as_if_it_had_not(
-    studio: Studio, whole, request_tiny: GenerationRequest
+    after: Studio, whole, request_tiny: GenerationRequest
 ):
+    studio = after
     run = studio.finetuning.start(replace(PLAN, name="again"))
     begun(studio, run)
     assert studio.finetuning.pause(run.id).state == "paused"
@@ -109,8 +133,9 @@ def test_a_paused_run_rests_while_pictures_are_drawn_and_goes_on_as_if_it_had_no
 
 
 def test_a_run_that_the_studio_s_end_cut_short_goes_on_and_ends_the_same(
-    studio: Studio, whole, tiny_settings: Settings
+    after: Studio, whole, tiny_settings: Settings
 ):
+    studio = after
     run = studio.finetuning.start(replace(PLAN, name="again"))
     until(lambda: len(studio.finetuning.epochs(run.id)) == 2)
     studio.close()
