@@ -3,6 +3,7 @@
 const waiting = [];
 let trigger = null;
 const listeners = [];
+let restored = null; // what came with the form as it was left; for places that are built later too
 
 window.easelBridge = {
   connect(send) {
@@ -12,10 +13,12 @@ window.easelBridge = {
   outcome(text) {
     let message = null;
     try { message = JSON.parse(text || "null"); } catch { return; }
+    if (message?.restored) restored = message;
     if (message) for (const listen of listeners) listen(message);
   },
 };
 for (const send of window.easelBridgeWaiting || []) window.easelBridge.connect(send);
+if (window.easelBridgeSaid) window.easelBridge.outcome(window.easelBridgeSaid); // it came first
 
 export function send(event, detail = {}) {
   if (trigger) trigger(event, detail);
@@ -25,6 +28,7 @@ export function send(event, detail = {}) {
 // What a handler answered: {job, error: {field, sentence}, tokens, ...}
 export function onOutcome(listen) {
   listeners.push(listen);
+  if (restored) listen(restored);
 }
 
 // The form's own commands, see DrawingHandlers.command.

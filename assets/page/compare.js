@@ -49,7 +49,7 @@ export async function openComparison(one, other) {
   const [a, b] = told.pictures;
   const room = h("div", { class: "easel-compared" });
   const box = h("dialog", { class: "easel-viewer easel-comparison", "aria-label": "Comparison" }, room, h("aside", {},
-    h("header", {}, h("h2", {}, "Side by side"), h("span", { class: "easel-gap" }), button("Close (Esc)", "close", () => box.close())),
+    h("header", {}, h("h2", {}, "Comparison"), h("span", { class: "easel-gap" }), button("Close (Esc)", "close", () => box.close())),
     h("div", { class: "easel-segments", role: "group", "aria-label": "How they are shown" }, [["Side by side", sideBySide], ["Slider", onTop]].map(([words, run], at) =>
       h("button", { type: "button", "aria-pressed": String(at === 0), onclick: (event) => { run(); for (const sibling of event.target.parentElement.children) sibling.setAttribute("aria-pressed", String(sibling === event.target)); } }, words))),
     differences(told.differences)));

@@ -1,7 +1,7 @@
 // The page's own script: it fills the places that the Python side left for it, once they are there.
 
 import { mountAdapters } from "./adapters.js";
-import "./bridge.js";
+import { onOutcome } from "./bridge.js";
 import { tell } from "./dom.js";
 import { mountEditor } from "./editor.js";
 import { mountFinetune } from "./finetune.js";
@@ -33,6 +33,8 @@ const PLACES = [
   ["#easel-controls", mountForm],
 ];
 const open = new Set(PLACES);
+const PATIENCE = 20_000; // milliseconds after which the page is used as it is
+let restored = false; // the form as it was left; what is done before that would be undone by it
 
 // Gradio builds a tab when it is first opened, so the gallery's place comes late.
 function fill() {
@@ -44,11 +46,17 @@ function fill() {
     mount(root);
   }
   const usable = [...open].every(([selector]) => ["#easel-gallery", "#easel-rate", "#easel-finetune", "#easel-teach"].includes(selector));
-  if (usable && !document.documentElement.classList.contains("easel-ready")) {
+  if (usable && restored && !document.documentElement.classList.contains("easel-ready")) {
     document.documentElement.classList.add("easel-ready");
     tell("/easel/ready").catch(() => {}); // now the model may be loaded
   }
   if (open.size === 0) watcher.disconnect();
+}
+
+// Waits for what the answer sets besides, the open tab for instance.
+function use() {
+  if (restored) return;
+  setTimeout(() => { restored = true; fill(); }, 0);
 }
 
 const watcher = new MutationObserver(fill);
@@ -56,5 +64,7 @@ watcher.observe(document.documentElement, { childList: true, subtree: true });
 restoreTheme();
 mountKeys();
 mountUploads();
+onOutcome((outcome) => { if (outcome.restored) use(); });
+setTimeout(use, PATIENCE);
 fill();
 lookNow();

@@ -37,7 +37,7 @@ export function mountKeys() {
     if (control && event.key === ".") return done(event, cancelFirst);
     if (!isTyping(event.target) && !document.querySelector("dialog[open]") && editorKey(event)) return;
     if (control || event.altKey || isTyping(event.target)) return;
-    if (document.querySelector("dialog.easel-dialog[open]")) return;
+    if (document.querySelector("dialog:is(.easel-dialog, .easel-comparison)[open]")) return;
     onKey(event);
   }, true);
   document.addEventListener("keyup", (event) => { if (!isTyping(event.target)) editorKey(event); }, true);

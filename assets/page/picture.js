@@ -92,7 +92,7 @@ export function toolbar(picture, openLarger = null) {
       ["Fine-tune prompts", () => sendToFinetune(picture)]]),
     menu("Your taste", "check", "Taste", [["The best of its batch", () => best(picture)], ["What does it score?", () => score(picture)]]),
     button("Four variations with new seeds (V)", "vary", () => vary(picture), { text: "Variations" }),
-    button("Put its settings into the form (R)", "reuse", () => reuse(picture), { text: "Re-use settings" }),
+    button("Put its settings into the form (R)", "reuse", () => reuse(picture), { text: "Re-use" }),
     button("Copy its seed (C)", "seed", () => copySeed(picture), { text: String(picture.seed) }),
     h("span", { class: "easel-gap" }),
     openLarger ? button("Larger (Enter)", "larger", () => openLarger(picture)) : null,

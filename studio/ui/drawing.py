@@ -76,7 +76,7 @@ class DrawingHandlers:
             | self.unfolded(values)
             | {
                 self.tabs: gr.Tabs(selected=values["task"]),
-                self.form.bridge: outcome(source=source, **self._remarks(values)),
+                self.form.bridge: outcome(restored=True, source=source, **self._remarks(values)),
             }
         )
 

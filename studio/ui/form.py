@@ -35,7 +35,10 @@ BRIDGE_SCRIPT = """
 const send = (name, detail) => trigger(name, detail);  // 'command' or 'remember'
 if (window.easelBridge) window.easelBridge.connect(send);
 else (window.easelBridgeWaiting = window.easelBridgeWaiting || []).push(send);
-watch('value', () => window.easelBridge && window.easelBridge.outcome(props.value));
+watch('value', () => {
+  window.easelBridgeSaid = props.value;
+  if (window.easelBridge) window.easelBridge.outcome(props.value);
+});
 """
 
 

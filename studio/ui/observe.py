@@ -6,8 +6,10 @@ import hashlib
 import json
 from typing import Any
 
+from studio.core.errors import EaselError
+from studio.core.geometry import result_size
 from studio.core.picture import Picture
-from studio.core.request import MAX_COUNT
+from studio.core.request import MAX_COUNT, GenerationRequest
 from studio.services.job_view import JobView
 from studio.services.studio import Studio
 
@@ -49,10 +51,21 @@ def batch_json(studio: Studio, view: JobView, queue: list[JobView]) -> dict[str,
         pictures = sorted(page, key=lambda picture: picture.index)
         waiting = [] if view.over else [view]
     pending = sum(other.job.request.count - len(other.pictures) for other in waiting)
+    width, height = _result_size(studio, view.job.request)
     return job_json(view) | {
+        "width": width,
+        "height": height,
         "pictures": [picture_json(picture) for picture in pictures],
         "count": len(pictures) + max(pending, 0),
     }
+
+
+def _result_size(studio: Studio, request: GenerationRequest) -> tuple[int, int]:
+    """Return the size that the pictures will have, so that their place is kept from the start."""
+    try:
+        return result_size(request, studio.sources.size(request.source) if request.source else None)
+    except EaselError:  # the source is gone; the job itself says so
+        return request.width, request.height
 
 
 def job_json(view: JobView) -> dict[str, Any]:
