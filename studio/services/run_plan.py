@@ -60,7 +60,7 @@ KNOBS = (
          "Trains only so many steps at a time: faster, a little rougher.", "policy", whole=True),
     Knob("guidance_scale", "Guidance scale (CFG)", "w", 3, 0, 30,
          "As you draw; 1 halves the cost.", "policy"),
-    Knob("kl_budget", "Budget of change", "KL, nats a step", 60, 0.1, 10_000,
+    Knob("kl_budget", "Budget of change", "KL, nats a step", 200, 0.1, 10_000,
          "Higher allows the model to move further before training stops by itself.", "guards"),
     Knob("diversity_drop", "Diversity that may be lost", "share of the base's", 0.15, 0.01, 1,
          "Higher lets the pictures become more alike before training stops.", "guards"),

@@ -13,7 +13,7 @@ trained steps, so that the divergence from the base is in the unit of PPO's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +24,10 @@ from studio.diffusion.adapters import adapter_off, adapter_state, restore_adapte
 from studio.diffusion.ddim import GaussianStep
 from studio.diffusion.schedule import add_noise, predicted_original_and_noise
 from studio.training.loop import step_generator, torch_generator
-from studio.training.ppo import PpoConfig, kl_to_base
+from studio.training.ppo import PpoConfig
 from studio.training.rollout import Policy, TextFeatures, Trajectories
 from studio.training.team import ALONE, Team
-from studio.training.update import DivergedError, Update
+from studio.training.update import DivergedError, Means, Update
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class NftConfig:
 
     beta: float = 1.0  # how far v+ and v- stand from v_old; the paper: 0.1 to 1
     levels: int = 3  # noise levels a picture, no two alike; the paper: all of the sampler's
-    kl_weight: float = 1e-4  # on the squared distance to the base's prediction, as in the paper
+    kl_weight: float = 0.0  # on the squared distance to the base's prediction; the paper: 1e-4,
+    # which does nothing in a run of minutes and costs a U-Net call more; the budget holds it
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Noised:
     numbers: Tensor  # (B,) number of the step whose noise level it is
     optimality: Tensor  # (B,) r
     prompt_embeds: Tensor  # (B, L, D), or (2B, L, D) with guidance
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the U-Net says of some pairs."""
+
+    step: GaussianStep  # the transition that follows
+    noise_pred: Tensor  # (B, C, h, w)
+    original: Tensor  # (B, C, h, w) x_0
 
 
 def optimality(advantage: Tensor, largest: float) -> Tensor:
@@ -113,15 +123,16 @@ class NftUpdate(Update):
         return super().calls(pictures, min(actions, self.config.levels))
 
     def _calls_a_batch(self, step: int) -> int:
-        return 2 if step == 0 else 3
+        return 1 + (step > 0) + (self.config.kl_weight > 0)
 
     def _gradient(
         self, drawn: Trajectories, advantage: Tensor, chosen: Tensor, share: float
     ) -> Iterator[int]:
         batch = self._fold(drawn, advantage, chosen)
-        base = self._base(batch)
-        yield len(chosen)
-        old = None
+        base = old = None
+        if self.config.kl_weight > 0:
+            base = self._base(batch).noise_pred
+            yield len(chosen)
         if self._step > 0:  # before the first step theta is the old policy
             old = self._old_original(batch)
             yield len(chosen)
@@ -143,47 +154,54 @@ class NftUpdate(Update):
     def _abar(self, numbers: Tensor) -> Tensor:
         return self.policy.schedule.alpha_cumprod(self.policy.timesteps[numbers])
 
-    def _predicted(self, batch: Noised) -> tuple[GaussianStep, Tensor, Tensor]:
-        """One U-Net call: the transition, the prediction, and the x_0 that it means."""
+    def _means(self, drawn: Trajectories, chosen: Tensor) -> Generator[int, None, Means]:
+        batch = self._fold(drawn, torch.zeros(len(drawn.prompts)), chosen)
+        base = self._base(batch)
+        yield len(chosen)
+        now = self._looked_at(batch)
+        yield len(chosen)
+        return now.step.mean, base.step.mean, now.step.std
+
+    def _predicted(self, batch: Noised) -> Predicted:
+        """One U-Net call."""
         step, noise_pred = self.policy.step(batch.latents, batch.numbers, batch.prompt_embeds)
         schedule, abar = self.policy.schedule, self._abar(batch.numbers)
         original, _ = predicted_original_and_noise(
             noise_pred, batch.latents, abar, schedule.prediction_type
         )
-        return step, noise_pred, original
+        return Predicted(step, noise_pred, original)
 
     @torch.no_grad()
-    def _base(self, batch: Noised) -> tuple[Tensor, Tensor]:
-        """The base's mean of the transition, and its prediction; the adapter switched off."""
+    def _looked_at(self, batch: Noised) -> Predicted:
+        return self._predicted(batch)
+
+    def _base(self, batch: Noised) -> Predicted:
+        """What the base says, the adapter switched off."""
         with adapter_off(self.policy.unet):
-            step, noise_pred, _ = self._predicted(batch)
-        return step.mean, noise_pred
+            return self._looked_at(batch)
 
-    @torch.no_grad()
     def _old_original(self, batch: Noised) -> Tensor:
         """x_0 as the policy predicts it that drew the pictures."""
         now = adapter_state(self.policy.unet)
         restore_adapter(self.policy.unet, self._old)
         try:
-            _, _, original = self._predicted(batch)
+            return self._looked_at(batch).original
         finally:
             restore_adapter(self.policy.unet, now)
-        return original
 
     @torch.enable_grad()
     def _backward(
-        self, batch: Noised, base: tuple[Tensor, Tensor], old: Tensor | None, share: float
+        self, batch: Noised, base_pred: Tensor | None, old: Tensor | None, share: float
     ) -> None:
         config, figures = self.config, self.figures
-        step, noise_pred, original = self._predicted(batch)
-        old = original.detach() if old is None else old
-        losses = nft_loss(original, old, batch.clean, batch.optimality, config.beta)
-        base_mean, base_pred = base
-        losses = losses + config.kl_weight * (noise_pred - base_pred).square().flatten(1).mean(1)
+        now = self._predicted(batch)
+        old = now.original.detach() if old is None else old
+        losses = nft_loss(now.original, old, batch.clean, batch.optimality, config.beta)
+        if base_pred is not None:
+            distance = (now.noise_pred - base_pred).square().flatten(1).mean(1)
+            losses = losses + config.kl_weight * distance
         if not bool(losses.isfinite().all()):
             raise DivergedError("The loss stopped being a number.")
         (losses.mean() * share).backward()
-        kl = kl_to_base(step.mean.detach(), base_mean, step.std)
         figures.pairs += len(losses)
-        figures.kl += float(kl.sum()) * batch.clean[0].numel()
         figures.loss += float(losses.detach().sum())

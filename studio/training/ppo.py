@@ -13,16 +13,17 @@ region of `clip_nats` on the true log-ratio is eps = clip_nats / D: DDPO's 1e-4 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from studio.diffusion.adapters import adapter_off
+from studio.diffusion.ddim import GaussianStep
 from studio.training.rollout import Policy, TextFeatures, Trajectories
 from studio.training.team import ALONE, Team
-from studio.training.update import DivergedError, Update
+from studio.training.update import DivergedError, Means, Update, kl_to_base
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,6 @@ def ppo_clip_loss(
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
-def kl_to_base(mean: Tensor, base_mean: Tensor, std: Tensor) -> Tensor:
-    """KL(N(mean, std) || N(base_mean, std)), the mean over all but the batch dimension, (B,)."""
-    return ((mean - base_mean).square() / (2 * std**2)).flatten(1).mean(1)
-
-
 @dataclass(frozen=True)
 class Pairs:
     """Some (picture, step) pairs, folded into one batch; on the device."""
@@ -157,12 +153,24 @@ class PpoUpdate(Update):
         )
         return Pairs(*(row.to(device) for row in rows), prompt_embeds=embeds)
 
+    def _means(self, drawn: Trajectories, chosen: Tensor) -> Generator[int, None, Means]:
+        batch = self._fold(drawn, torch.zeros(len(drawn.prompts)), chosen)
+        base_mean = self._base_mean(batch)
+        yield len(chosen)
+        step = self._transition(batch)
+        yield len(chosen)
+        return step.mean, base_mean, step.std
+
+    @torch.no_grad()
+    def _transition(self, batch: Pairs) -> GaussianStep:
+        step, _ = self.policy.step(batch.before, batch.numbers, batch.prompt_embeds)
+        return step
+
     @torch.no_grad()
     def _base_mean(self, batch: Pairs) -> Tensor:
         """The mean of the base's transition, the adapter switched off."""
         with adapter_off(self.policy.unet):
-            step, _ = self.policy.step(batch.before, batch.numbers, batch.prompt_embeds)
-        return step.mean
+            return self._transition(batch).mean
 
     @torch.enable_grad()
     def _backward(self, batch: Pairs, base_mean: Tensor | None, share: float) -> None:
@@ -175,7 +183,6 @@ class PpoUpdate(Update):
         if base_mean is not None:
             kl = kl_to_base(step.mean, base_mean, step.std)
             losses = losses + config.kl_weight * kl
-            figures.kl += float(kl.detach().sum()) * dimensions
         if not bool(losses.isfinite().all()):
             raise DivergedError("The loss stopped being a number.")
         (losses.mean() * share).backward()

@@ -7,10 +7,11 @@ their gradients add up; when memory runs out the same sum is made of smaller par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,24 +46,34 @@ class UpdateConfig(Protocol):
         """AdamW's."""
 
 
+def kl_to_base(mean: Tensor, base_mean: Tensor, std: Tensor) -> Tensor:
+    """KL(N(mean, std) || N(base_mean, std)), the mean over all but the batch dimension, (B,)."""
+    return ((mean - base_mean).square() / (2 * std**2)).flatten(1).mean(1)
+
+
 class DivergedError(TrainingError):
     """The loss or its gradient is not a number; the weights are as before the update."""
 
 
+Means = tuple[Tensor, Tensor, Tensor]  # mean, the base's mean, (B, C, h, w) each; and std
+
+
 @dataclass
 class UpdateFigures:
-    """Sums over the pairs of one epoch's updates."""
+    """Sums over the pairs of one epoch's updates; the divergence is measured after them."""
 
     pairs: int = 0
-    kl: float = 0.0  # nats a step, summed over the dimensions of a latent
+    kl_pairs: int = 0
+    kl: float = 0.0  # over `kl_pairs`: nats a step, summed over the dimensions of a latent
     clipped: float = 0.0
     loss: float = 0.0
     approx_kl: float = 0.0  # to the policy that drew, per dimension
     largest_log_ratio: float = 0.0
 
     def mean(self, name: str) -> float:
-        """Return the mean of a sum over the pairs."""
-        return getattr(self, name) / max(self.pairs, 1)
+        """Return the mean of a sum over its pairs."""
+        pairs = self.kl_pairs if name == "kl" else self.pairs
+        return getattr(self, name) / max(pairs, 1)
 
     def together(self, others: Sequence[UpdateFigures]) -> UpdateFigures:
         """Return what these figures and those of other processes are as one."""
@@ -109,15 +120,17 @@ class Update:
             pairs = torch.cartesian_prod(share, torch.arange(self._places(drawn)))
             pairs = pairs[torch.from_numpy(chance.permutation(len(pairs)))]
             yield from self._one_step(drawn, advantage, pairs)
+        yield from self._measure(drawn, chance)
 
     def calls(self, pictures: int, actions: int) -> int:
         """Return how many U-Net calls an epoch's update of so many trained steps takes."""
         shares = torch.arange(pictures).tensor_split(self._steps)
         mine = (len(self._team.part(range(len(share) * actions))) for share in shares)
-        return sum(
+        learning = sum(
             -(-pairs // self.batch) * self._calls_a_batch(number)
             for number, pairs in enumerate(mine)
         )
+        return learning + 2  # the divergence at the end
 
     def _begin(self, drawn: Trajectories, seed: int, epoch: int) -> None:
         """Prepare an epoch."""
@@ -138,6 +151,22 @@ class Update:
         Yields after every U-Net call. Raises DivergedError when the loss is not a number.
         """
         raise NotImplementedError
+
+    def _means(self, drawn: Trajectories, chosen: Tensor) -> Generator[int, None, Means]:
+        """Return the transition of pairs (B, 2), adapted and of the base; no gradient."""
+        raise NotImplementedError
+
+    def _measure(self, drawn: Trajectories, chance: np.random.Generator) -> Iterator[int]:
+        """How far the policy is from its base now, on a batch of the epoch's pairs."""
+        count = len(drawn.prompts) * self._places(drawn)
+        chosen = torch.from_numpy(chance.permutation(count))[: self.batch * self._team.count]
+        pairs = torch.stack([chosen // self._places(drawn), chosen % self._places(drawn)], 1)
+        mine = self._team.part(pairs)
+        if not len(mine):
+            return
+        mean, base_mean, std = yield from self._means(drawn, mine)
+        self.figures.kl_pairs += len(mine)
+        self.figures.kl += float(kl_to_base(mean, base_mean, std).sum()) * mean[0].numel()
 
     def _one_step(self, drawn: Trajectories, advantage: Tensor, pairs: Tensor) -> Iterator[int]:
         [group] = self._optimizer.param_groups

@@ -33,7 +33,6 @@ from studio.training.ppo import (
     PpoUpdate,
     PromptStatistics,
     advantages,
-    kl_to_base,
     ppo_clip_loss,
 )
 from studio.training.rollout import (
@@ -45,7 +44,7 @@ from studio.training.rollout import (
     picture_seed,
     sample_trajectories,
 )
-from studio.training.update import DivergedError, make_optimizer
+from studio.training.update import DivergedError, kl_to_base, make_optimizer
 from tests.diffusion.tiny_model import build_tiny_model
 
 PROMPTS = ("red apple", "red apple", "castle", "castle")
