@@ -395,6 +395,8 @@ def run_train(args: argparse.Namespace) -> int:
     from studio.training.command_line import train
 
     settings = settings_from(args)
+    if int(os.environ.get("RANK", "0")) > 0:  # another process of this training leads
+        return train(args, settings)
     with hold_training(settings.data_dir, f"train {args.stage}", say):
         return train(args, settings)
 

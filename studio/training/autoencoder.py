@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.training.corpus import Corpus, starter_subjects
-from studio.training.loop import LoopConfig, optimize, step_generator, torch_generator
+from studio.training.hardware import PLAIN, Hardware
+from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
 from studio.training.sources import DRAWN_STYLES
 
 
@@ -35,6 +36,7 @@ class AutoencoderConfig:
     channels: tuple[int, ...] = (16, 32, 64, 128)  # per resolution; three halvings make f = 8
     layers_per_block: int = 1
     norm_num_groups: int = 8
+    picture_size: int = 128  # pixels a side
     batch_size: int = 8  # pictures
     kl_weight: float = 5e-5  # on the divergence of a picture, summed over its 1,024 latents, nats
     edge_weight: float = 1.0  # of the finite-difference term
@@ -56,7 +58,7 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
         layers_per_block=config.layers_per_block,
         latent_channels=4,
         norm_num_groups=config.norm_num_groups,
-        sample_size=128,
+        sample_size=config.picture_size,
         scaling_factor=1.0,
     )
 
@@ -88,48 +90,73 @@ def reconstruction_loss(
     return pixels + edge_weight * edges + colour_weight * colours
 
 
-def train(corpus: Corpus, config: AutoencoderConfig, folder: Path) -> Iterator[Event]:
+def train(
+    corpus: Corpus, config: AutoencoderConfig, folder: Path, hardware: Hardware = PLAIN
+) -> Iterator[Event]:
     """Train the autoencoder and save it, normalised, as a diffusers folder `folder/vae`."""
     torch.manual_seed(config.loop.seed)
-    vae = build_autoencoder(config)
+    vae = build_autoencoder(config).to(hardware.device)
     drawn = corpus.rows(frozenset(starter_subjects()), DRAWN_STYLES)
-    everything = np.arange(len(corpus.entries))
-    in_batch = round(config.drawn_share * config.batch_size)
-    others = config.batch_size - in_batch
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        choose = step_generator(config.loop.seed, step)
-        rows = np.concatenate([choose.choice(drawn, in_batch), choose.choice(everything, others)])
-        pictures = to_tensor(corpus.pictures[np.sort(rows)])
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            posterior = vae.encode(pictures).latent_dist
-            latents = posterior.sample(generator=torch_generator(config.loop.seed, step))
-            decoded = vae.decode(latents).sample
-        kl = posterior.kl().mean()
-        rebuilt = reconstruction_loss(
-            decoded.float(), pictures, config.edge_weight, config.colour_weight
-        )
-        loss = rebuilt + config.kl_weight * kl
-        return loss, {"reconstruction": rebuilt.item(), "kl": kl.item()}
+    def loss_at(step: int) -> tuple[Tensor, Metrics]:
+        return step_loss(vae, corpus, config, drawn, step, hardware)
 
-    for event in optimize("autoencoder", vae, loss_at, config.loop, folder):
+    for event in optimize("autoencoder", vae, loss_at, config.loop, folder, hardware.team):
         yield event
         if isinstance(event, StageArtifact):
             sheet = reconstruction_sheet(vae, corpus, drawn, folder)
             yield StageArtifact("autoencoder", str(sheet))
     latents = encode(vae, corpus.pictures[drawn])
     fold_normalisation(vae, latents)
-    vae.save_pretrained(folder / "vae")
+    if hardware.team.leads:
+        vae.save_pretrained(folder / "vae")
+    hardware.team.wait()
     ratio = compression(corpus.pictures.shape[1:], tuple(latents.shape[1:]))
     figures = {"compression": ratio, "psnr": psnr(vae, corpus, drawn[:: max(len(drawn) // 96, 1)])}
     yield StageProgress("autoencoder", config.loop.steps, config.loop.steps, 0.0, figures)
+
+
+def step_loss(
+    vae: nn.Module,
+    corpus: Corpus,
+    config: AutoencoderConfig,
+    drawn: np.ndarray,
+    step: int,
+    hardware: Hardware = PLAIN,
+) -> tuple[Tensor, Metrics]:
+    """Loss () and metrics of one step, `drawn` being the rows of what the model draws.
+
+    In a team both are of this process's part of the batch, and the parts add up to the whole.
+    """
+    choose = step_generator(config.loop.seed, step)
+    in_batch = round(config.drawn_share * config.batch_size)
+    everything = (
+        choose.choice(drawn, in_batch),
+        choose.choice(len(corpus.entries), config.batch_size - in_batch),
+    )
+    rows = np.sort(np.concatenate(everything))
+    factor = 2 ** (len(config.channels) - 1)
+    shape = (len(rows), 4, *(side // factor for side in corpus.pictures.shape[1:3]))
+    noise = torch.randn(shape, generator=torch_generator(config.loop.seed, step))
+    share = len(hardware.team.part(rows)) / len(rows)
+    pictures = to_tensor(corpus.pictures[hardware.team.part(rows)]).to(hardware.device)
+    with torch.autocast(hardware.device.type, torch.bfloat16, enabled=config.bf16):
+        posterior = vae.encode(pictures).latent_dist
+        latents = posterior.mean + posterior.std * hardware.team.part(noise).to(hardware.device)
+        decoded = vae.decode(latents).sample
+    kl = posterior.kl().mean()
+    rebuilt = reconstruction_loss(
+        decoded.float(), pictures, config.edge_weight, config.colour_weight
+    )
+    metrics = {"reconstruction": rebuilt.detach() * share, "kl": kl.detach() * share}
+    return (rebuilt + config.kl_weight * kl) * share, metrics
 
 
 @torch.inference_mode()
 def encode(vae: AutoencoderKL, pictures: np.ndarray, batch_size: int = 32) -> Tensor:
     """Encode pictures (N, H, W, 3) uint8 to the means of their latents (N, 4, H/8, W/8)."""
     parts = [
-        vae.encode(to_tensor(pictures[i : i + batch_size])).latent_dist.mean
+        vae.encode(to_tensor(pictures[i : i + batch_size]).to(vae.device)).latent_dist.mean.cpu()
         for i in range(0, len(pictures), batch_size)
     ]
     return torch.cat(parts)
@@ -138,7 +165,7 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, batch_size: int = 32) -> Te
 @torch.inference_mode()
 def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
     """Decode latents (B, 4, h, w) to pictures (B, 8h, 8w, 3) uint8."""
-    decoded = vae.decode(latents / vae.config.scaling_factor).sample
+    decoded = vae.decode(latents.to(vae.device) / vae.config.scaling_factor).sample.cpu()
     levels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round()
     return levels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
 
@@ -150,6 +177,7 @@ def fold_normalisation(vae: AutoencoderKL, latents: Tensor) -> None:
     `latents` (N, 4, h, w) are what the encoder gives now. The pictures that the pair of encoder and
     decoder makes stay the same.
     """
+    latents = latents.to(vae.device)
     mean = latents.mean(dim=(0, 2, 3))
     std = latents.std(dim=(0, 2, 3))
     quant, post = vae.quant_conv, vae.post_quant_conv

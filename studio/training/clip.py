@@ -31,7 +31,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from studio.core.events import Event, StageProgress
 from studio.training.corpus import Corpus, Entry
-from studio.training.loop import LoopConfig, optimize, step_generator
+from studio.training.hardware import PLAIN, Hardware
+from studio.training.loop import LoopConfig, Metrics, optimize, step_generator
 
 IMAGE_MEAN = (0.5, 0.5, 0.5)
 IMAGE_STD = (0.5, 0.5, 0.5)
@@ -152,32 +153,45 @@ def train_tokenizer(corpus: Corpus, config: ClipConfig, folder: Path) -> CLIPTok
     return tokenizer
 
 
-def train(corpus: Corpus, config: ClipConfig, folder: Path) -> Iterator[Event]:
-    """Train both towers on the whole corpus; save `text_with_projection`, `image_encoder`."""
+def train(
+    corpus: Corpus, config: ClipConfig, folder: Path, hardware: Hardware = PLAIN
+) -> Iterator[Event]:
+    """Train both towers on the whole corpus; save `text_with_projection`, `image_encoder`.
+
+    Every picture is compared with every caption of the batch, so a team does not part it: each
+    process computes all of it.
+    """
     torch.manual_seed(config.loop.seed)
-    tokenizer = train_tokenizer(corpus, config, folder)
-    pair = ClipPair(config, len(tokenizer), tokenizer.eos_token_id)
+    team = hardware.team
+    if team.leads:
+        train_tokenizer(corpus, config, folder)
+    team.wait()
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    pair = ClipPair(config, len(tokenizer), tokenizer.eos_token_id).to(hardware.device)
     subjects = {s: i for i, s in enumerate(sorted({e.subject for e in corpus.entries}))}
     subject_of = torch.tensor([subjects[e.subject] for e in corpus.entries])
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_at(step: int) -> tuple[Tensor, Metrics]:
         choose = step_generator(config.loop.seed, step)
         rows = np.sort(choose.choice(len(corpus.entries), config.batch_size, replace=False))
         captions = [caption(corpus.entries[r], choose) for r in rows]
-        ids = tokenize(tokenizer, captions, trim=True)
-        pictures = _augment(corpus.pictures[rows], choose)
+        ids = tokenize(tokenizer, captions, trim=True).to(hardware.device)
+        pictures = _augment(corpus.pictures[rows], choose).to(hardware.device)
         styles = [corpus.entries[r].style for r in rows]
         same = subject_of[rows][:, None] == subject_of[rows][None, :]
         same &= torch.tensor([[a == b for b in styles] for a in styles])
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(hardware.device.type, torch.bfloat16):
             logits = pair(ids, pictures)
-        loss = contrastive_loss(logits.float(), same)
-        right = (logits.argmax(dim=1) == torch.arange(len(rows))).float().mean().item()
-        return loss, {"caption_finds_picture": right, "scale": pair.logit_scale.exp().item()}
+        loss = contrastive_loss(logits.float(), same.to(hardware.device))
+        right = (logits.argmax(dim=1).cpu() == torch.arange(len(rows))).float().mean()
+        metrics = {"caption_finds_picture": right, "scale": pair.logit_scale.detach().exp()}
+        return loss / team.count, {name: value / team.count for name, value in metrics.items()}
 
-    yield from optimize("clip", pair, loss_at, config.loop, folder)
+    yield from optimize("clip", pair, loss_at, config.loop, folder, team)
     figures = retrieval(pair, tokenizer, corpus)
-    _save(pair, config, folder)
+    if team.leads:
+        _save(pair, config, folder)
+    team.wait()
     yield StageProgress("clip", config.loop.steps, config.loop.steps, 0.0, figures)
 
 
@@ -199,9 +213,9 @@ def retrieval(pair: ClipPair, tokenizer: CLIPTokenizer, corpus: Corpus) -> dict[
     count = len(corpus.entries)
     rows = np.linspace(0, count - 1, min(count, 1000)).astype(int)
     captions = [f"{corpus.entries[r].subject}, {corpus.entries[r].style}" for r in rows]
-    logits = pair(
-        tokenize(tokenizer, captions, trim=True), normalise(np.asarray(corpus.pictures[rows]))
-    )
+    device = pair.logit_scale.device
+    ids = tokenize(tokenizer, captions, trim=True).to(device)
+    logits = pair(ids, normalise(np.asarray(corpus.pictures[rows])).to(device)).cpu()
     order = logits.argsort(dim=1, descending=True)[:, :5]
     target = torch.arange(len(rows))[:, None]
     hits = order == target

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,10 +17,17 @@ from studio.core.errors import EaselError
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.core.request import SAMPLERS
 from studio.core.settings import STARTER_MODEL, Settings
+from studio.diffusion.schedule import PREDICTION_TYPES
 from studio.training import autoencoder, clip, corpus, judge, pretrain, starter
+from studio.training.cost import with_speed
+from studio.training.hardware import Hardware, find_hardware
 from studio.training.loop import LoopConfig
+from studio.training.profiles import CPU, PROFILES, Profile
 
 STAGES = ("corpus", "autoencoder", "clip", "unet", "starter", "judge")
+SHARED = frozenset({"autoencoder", "clip", "unet"})  # stages that a team computes together
+UNITS = MappingProxyType({"s": 1, "m": 60, "h": 3600})
+BUDGET_SHARES = MappingProxyType({"autoencoder": 0.22, "clip": 0.08, "unet": 0.6})  # of `all`
 
 
 def train(args: argparse.Namespace, settings: Settings) -> int:
@@ -33,13 +40,16 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
     options = _parser().parse_args(args.rest or [])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     folder = settings.training_dir
+    if options.profile != CPU:
+        folder /= options.profile  # another size: nothing of it fits the other's
     stages = STAGES if args.stage == "all" else (args.stage,)
     if args.stage == "all" and not options.model:
         options.model = str(folder / "starter")  # written, then judged
     try:
+        hardware = find_hardware(settings.device, options.compile)
         for stage in stages:
-            for event in RUN[stage](folder, options):
-                _say(event)
+            share = BUDGET_SHARES.get(stage, 1.0) if args.stage == "all" else 1.0
+            _run(stage, Job(folder, options, hardware, (options.budget or 0.0) * share))
     except EaselError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -54,6 +64,31 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a stage is run with."""
+
+    folder: Path
+    options: argparse.Namespace
+    hardware: Hardware
+    budget: float  # seconds; 0: as many steps as its configuration says
+
+    @property
+    def profile(self) -> Profile:
+        """The sizes of all stages."""
+        return PROFILES[self.options.profile]
+
+
+def _run(stage: str, job: Job) -> None:
+    """Run a stage; in a team, one process alone where a stage cannot be shared."""
+    team = job.hardware.team
+    if team.leads or stage in SHARED:
+        for event in RUN[stage](job):
+            if team.leads:
+                _say(event)
+    team.wait()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launch.py train STAGE", allow_abbrev=False)
     parser.add_argument("--steps", type=_count, help="optimisation steps in all")
@@ -66,6 +101,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sampler", choices=SAMPLERS, default="DDIM", help="judge: draw with it")
     parser.add_argument("--style", action="append", help="judge: only this style (may be repeated)")
     parser.add_argument("--learning-rate", type=_rate, help="peak learning rate")
+    parser.add_argument(
+        "--budget", type=_seconds, help="compute about this long (25m, 8h), measured once at start"
+    )
+    parser.add_argument(
+        "--profile", choices=tuple(PROFILES), default=CPU, help="sizes of all stages"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the U-Net; CUDA only")
+    parser.add_argument("--report", action="store_true", help="corpus: what is in it")
+    parser.add_argument(
+        "--prediction", choices=PREDICTION_TYPES, help="unet: what it is trained to predict"
+    )
+    parser.add_argument("--min-snr", type=float, metavar="GAMMA", help="unet: min-SNR weighting")
+    parser.add_argument(
+        "--zero-terminal-snr", action="store_true", help="unet: no signal at the last timestep"
+    )
     return parser
 
 
@@ -81,8 +131,23 @@ def _rate(text: str) -> float:
     return float(text)
 
 
-def _with_flags(config: object, options: argparse.Namespace) -> object:
+def _seconds(text: str) -> float:
+    """Return '90', '25m' or '1.5h' in seconds."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
+    try:
+        seconds = float(number) * UNITS[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86400 * 365:
+        raise argparse.ArgumentTypeError(f"{text} is not a time such as 90s, 25m or 8h")
+    return seconds
+
+
+def _with_flags(config: object, job: Job) -> object:
+    options = job.options
     loop: LoopConfig = config.loop  # type: ignore[attr-defined]
+    if job.budget and not options.steps:
+        loop = replace(loop, budget=job.budget)
     if options.steps:
         loop = replace(loop, steps=options.steps)
     if options.learning_rate:
@@ -93,40 +158,62 @@ def _with_flags(config: object, options: argparse.Namespace) -> object:
     return replace(config, **changes)  # type: ignore[type-var]
 
 
-def _corpus(folder: Path, _options: argparse.Namespace) -> Iterator[Event]:
-    return corpus.build(folder / "corpus", corpus.CorpusConfig())
+def _corpus(job: Job) -> Iterator[Event]:
+    if not job.options.report:
+        return corpus.build(job.folder / "corpus", job.profile.corpus)
+    found = corpus.load(job.folder / "corpus")
+    _write(corpus.report(found))
+    return iter([StageArtifact("corpus", str(corpus.sample_sheet(job.folder / "corpus")))])
 
 
-def _autoencoder(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
-    config = _with_flags(autoencoder.AutoencoderConfig(), options)
-    return autoencoder.train(corpus.load(folder / "corpus"), config, folder / "autoencoder")
+def _autoencoder(job: Job) -> Iterator[Event]:
+    config = _with_flags(job.profile.autoencoder, job)
+    pictures = corpus.load(job.folder / "corpus")
+    return autoencoder.train(pictures, config, job.folder / "autoencoder", job.hardware)
 
 
-def _clip(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
-    config = _with_flags(clip.ClipConfig(), options)
-    return clip.train(corpus.load(folder / "corpus"), config, folder / "clip")
+def _clip(job: Job) -> Iterator[Event]:
+    config = _with_flags(job.profile.clip, job)
+    return clip.train(corpus.load(job.folder / "corpus"), config, job.folder / "clip", job.hardware)
 
 
-def _unet(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
-    config = _with_flags(pretrain.UnetConfig(), options)
-    return pretrain.train(corpus.load(folder / "corpus"), config, folder)
+def _unet_config(job: Job) -> pretrain.UnetConfig:
+    options = job.options
+    changes: dict[str, object] = {}
+    if options.prediction:
+        changes["prediction_type"] = options.prediction
+    if options.min_snr is not None:
+        changes["min_snr_gamma"] = options.min_snr
+    if options.zero_terminal_snr:
+        changes["zero_terminal_snr"] = True
+    return replace(job.profile.unet, **changes)
 
 
-def _starter(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
-    target = Path(options.model) if options.model else folder / "starter"
-    return starter.assemble(corpus.load(folder / "corpus"), pretrain.UnetConfig(), folder, target)
+def _unet(job: Job) -> Iterator[Event]:
+    config = _with_flags(_unet_config(job), job)
+    pictures = corpus.load(job.folder / "corpus")
+    events = pretrain.train(pictures, config, job.folder, job.hardware)
+    return with_speed(events, config, job.hardware)
 
 
-def _judge(folder: Path, options: argparse.Namespace) -> Iterator[Event]:
+def _starter(job: Job) -> Iterator[Event]:
+    target = Path(job.options.model) if job.options.model else job.folder / "starter"
+    return starter.assemble(
+        corpus.load(job.folder / "corpus"), _unet_config(job), job.folder, target
+    )
+
+
+def _judge(job: Job) -> Iterator[Event]:
+    options = job.options
     model = Path(options.model) if options.model else STARTER_MODEL
     config = judge.JudgeConfig(sampler=options.sampler)
     if options.style:
         config = replace(config, styles=tuple(options.style))
-    target = folder / "judge" / options.sampler.replace(" ", "-")
-    return judge.judge(corpus.load(folder / "corpus"), model, config, target)
+    target = job.folder / "judge" / options.sampler.replace(" ", "-")
+    return judge.judge(corpus.load(job.folder / "corpus"), model, config, target)
 
 
-Stage = Callable[[Path, argparse.Namespace], Iterator[Event]]
+Stage = Callable[[Job], Iterator[Event]]
 RUN: Mapping[str, Stage] = MappingProxyType(
     {
         "corpus": _corpus,

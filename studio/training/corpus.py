@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def build(
             metrics = {"pictures": float(len(pictures))}
             yield StageProgress("corpus", number, len(subjects), left, metrics)
     _commit(folder, np.stack(pictures), entries, recipe)
-    yield StageArtifact("corpus", str(_sample_sheet(folder)))
+    yield StageArtifact("corpus", str(sample_sheet(folder)))
 
 
 def load(folder: Path) -> Corpus:
@@ -220,7 +221,27 @@ def _read_index(folder: Path) -> list[Entry]:
     return [Entry(r["subject"], r["style"], tuple(r["tags"]), r["licence"]) for r in rows]
 
 
-def _sample_sheet(folder: Path) -> Path:
+def report(corpus: Corpus) -> str:
+    """Return what the corpus holds as lines of text: pictures by style, and by licence."""
+    styles = Counter(entry.style for entry in corpus.entries)
+    licences = Counter(entry.licence for entry in corpus.entries)
+    subjects = {entry.subject for entry in corpus.entries}
+    wanted = set(starter_subjects())
+    height, width = corpus.pictures.shape[1:3]
+    return "\n".join(
+        (
+            f"{len(corpus.entries):,} pictures of {width} x {height} pixels, "
+            f"{len(subjects):,} subjects; {len(subjects & wanted)} of the {len(wanted)} that the "
+            "starter model is trained to draw.",
+            *(f"  {count:6,}  {style}" for style, count in styles.most_common()),
+            "Licences:",
+            *(f"  {count:6,}  {licence}" for licence, count in licences.most_common()),
+        )
+    )
+
+
+def sample_sheet(folder: Path) -> Path:
+    """Draw the sheet of a corpus, subjects across and styles down; return its path."""
     corpus = load(folder)
     by_subject: dict[str, dict[str, int]] = {}
     for row, entry in enumerate(corpus.entries):

@@ -79,6 +79,7 @@ class UnetConfig:
     layers_per_block: int = 1
     heads: int = 4  # of the attention
     text_width: int = 256  # of the text encoder's hidden states
+    frames: tuple[Frame, ...] = FRAMES  # the first one is the native size
     batch_size: int = 16
     prediction_type: str = "v_prediction"  # or 'epsilon'
     snr_cap: float = 5.0  # of the weight SNR + 1 of the x_0 error; infinity: plain MSE of v
@@ -119,7 +120,7 @@ class Cache:
 def build_unet(config: UnetConfig) -> UNet2DConditionModel:
     """Make an untrained U-Net: cross-attention at 16 x 16 and 8 x 8 latents and in the middle."""
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=config.frames[0].width // 8,
         in_channels=4,
         out_channels=4,
         block_out_channels=config.channels,
@@ -284,7 +285,7 @@ def build_cache(
     choose = np.random.default_rng(config.loop.seed)
     numbers: dict[str, int] = {"": 0}
     latents, captions = [], []
-    for frame in FRAMES:
+    for frame in config.frames:
         framed, wanted = [], []
         for row in rows:
             entry, picture = corpus.entries[row], np.asarray(corpus.pictures[row])
@@ -322,8 +323,8 @@ def encode_captions(
 def draw_batch(cache: Cache, config: UnetConfig, step: int) -> tuple[Tensor, Tensor]:
     """Draw latents (B, 4, h, w) of one frame and their text features (B, 77, C) in fp32."""
     choose = step_generator(config.loop.seed, step)
-    number = choose.choice(len(FRAMES), p=[f.share for f in FRAMES])
-    places = len(FRAMES[number].places)
+    number = choose.choice(len(config.frames), p=[f.share for f in config.frames])
+    places = len(config.frames[number].places)
     rows = choose.choice(len(cache.weights), config.batch_size, p=cache.weights)
     items = torch.from_numpy(rows * places + choose.integers(places, size=len(rows)))
     variant = torch.from_numpy(choose.integers(config.captions_per_picture, size=len(rows)))
@@ -350,7 +351,8 @@ def _sample_sheet(
     picked = torch.linspace(0, len(cache.weights) - 1, 16).long()
     text = cache.features[cache.captions[0][picked, 0]].float()
     null = cache.features[:1].float().expand_as(text)
-    latents = torch.randn((16, 4, 16, 16), generator=torch.Generator().manual_seed(1))
+    latents = torch.randn((16, *cache.latents[0].shape[1:]), generator=torch_generator(0, 1))
+    latents = latents.to(text.device)
     for t in scheduler.timesteps:
         output = unet(torch.cat([latents] * 2), t, torch.cat([null, text])).sample
         uncond, cond = output.chunk(2)

@@ -26,7 +26,7 @@ from studio.core.events import Event, StageArtifact, StageProgress
 from studio.diffusion.latents import fit_latent_rgb, write_latent_rgb
 from studio.training.autoencoder import encode, to_tensor
 from studio.training.corpus import Corpus, starter_subjects
-from studio.training.pretrain import FRAMES, UnetConfig, scheduler_settings
+from studio.training.pretrain import UnetConfig, scheduler_settings
 from studio.training.sources import DRAWN_STYLES
 
 PARTS = ("unet", "vae", "text_encoder", "image_encoder")
@@ -81,7 +81,7 @@ def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target:
     vae = AutoencoderKL.from_pretrained(sources["vae"], local_files_only=True).eval()
     about = {
         "title": "Easel starter",
-        "trained_sizes": [[f.width, f.height] for f in FRAMES],
+        "trained_sizes": [[f.width, f.height] for f in config.frames],
         "styles": list(DRAWN_STYLES),
     }
     _write_json(target / "easel.json", about)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -73,6 +74,7 @@ class Team:
 
 
 ALONE = Team()
+PATIENCE = timedelta(days=1)  # one process may work alone meanwhile
 
 
 def join_team(device: str = "") -> tuple[Team, str]:
@@ -84,5 +86,6 @@ def join_team(device: str = "") -> tuple[Team, str]:
         return ALONE, device
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
     return Team(state.process_index, state.num_processes), str(state.device)

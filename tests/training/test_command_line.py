@@ -36,6 +36,10 @@ def train(settings, stage: str, *flags: str) -> int:
         (["--batch-size", "-1"], "--batch-size"),
         (["--learning-rate", "0"], "0 is not between 0 and 1"),
         (["--sampler", "Magic"], "invalid choice: 'Magic'"),
+        (["--budget", "soon"], "soon is not a time such as 90s, 25m or 8h"),
+        (["--budget", "0m"], "0m is not a time"),
+        (["--profile", "abacus"], "invalid choice: 'abacus'"),
+        (["--prediction", "fate"], "invalid choice: 'fate'"),
     ],
 )
 def test_a_flag_that_is_none_ends_with_2(settings, capsys, flags, reason):
@@ -109,3 +113,37 @@ def test_the_launcher_offers_every_stage_and_no_other():
     assert set(command_line.RUN) == set(command_line.STAGES)
     with pytest.raises(SystemExit):
         launch.parse(["train", "everything"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("25m", 1500), ("1.5h", 5400)]
+)
+def test_a_budget_is_read_in_seconds_minutes_and_hours(text, seconds):
+    assert command_line._seconds(text) == seconds
+
+
+def test_the_report_tells_counts_and_licences_and_draws_the_sheet(settings, capsys):
+    make_corpus(settings.training_dir / "corpus", size=32)
+    assert train(settings, "corpus", "--report") == 0
+    said = capsys.readouterr().out
+    assert "pictures of 32 x 32 pixels, 4 subjects; 4 of the 252" in said
+    assert "pencil sketch" in said
+    assert "MIT" in said
+    assert (settings.training_dir / "corpus" / "samples.png").is_file()
+
+
+def test_the_report_of_a_corpus_that_is_not_there_is_a_sentence(settings, capsys):
+    assert train(settings, "corpus", "--report") == 1
+    assert "Run `python launch.py train corpus` first." in capsys.readouterr().err
+
+
+def test_switches_that_do_not_go_together_are_a_sentence(settings, capsys):
+    make_corpus(settings.training_dir / "corpus", size=32)
+    assert train(settings, "unet", "--zero-terminal-snr", "--prediction", "epsilon") == 1
+    assert "use zero-terminal SNR with v-prediction" in capsys.readouterr().err
+
+
+def test_another_profile_has_a_folder_of_its_own(settings, capsys):
+    make_corpus(settings.training_dir / "corpus", size=32)
+    assert train(settings, "unet", "--profile", "h200") == 1
+    assert "There is no corpus yet" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,13 @@ from studio.core.errors import TrainingError
 from studio.core.events import StageArtifact, StageProgress
 from studio.core.settings import REPOSITORY
 from studio.training import checkpoint
+from studio.training.budget import TIMED, WARM_UP, Plan, measure, read_plan, write_plan
 from studio.training.loop import (
     LoopConfig,
     learning_rate_factor,
     optimize,
     step_generator,
+    take_gradient,
     torch_generator,
 )
 
@@ -190,3 +193,79 @@ def test_each_step_and_stream_has_random_numbers_of_its_own():
     assert step_generator(2, 7, 1).random() != draws[7, 1]
     firsts = {torch.rand(1, generator=torch_generator(1, step)).item() for step in range(50)}
     assert len(firsts) == 50
+
+
+def test_a_run_that_is_closed_keeps_what_it_learned_since_its_last_checkpoint(tmp_path):
+    whole, paused = twins()
+    config = replace(QUICK, report_every=1)
+    pull(whole, config, tmp_path / "whole")
+    events = optimize("tiny", paused, squares_of(paused), config, tmp_path / "paused")
+    for event in events:
+        if isinstance(event, StageProgress) and event.step == 7:
+            events.close()
+    assert checkpoint.latest(tmp_path / "paused").step == 7
+    rest = pull(quadratic(), config, tmp_path / "paused")
+    assert [e.step for e in rest if isinstance(e, StageProgress)] == [8, 9, 10, 11, 12]
+    found = [checkpoint.latest(tmp_path / run).tensors["weights"] for run in ("whole", "paused")]
+    assert torch.equal(found[0]["weight"], found[1]["weight"])
+
+
+def twins() -> tuple[nn.Linear, nn.Linear]:
+    first, second = quadratic(), quadratic()
+    second.load_state_dict(first.state_dict())
+    return first, second
+
+
+def squares_of(module: nn.Module):
+    return lambda _step: (module.weight.square().sum() + module.bias.square().sum(), {})
+
+
+def test_a_budget_is_turned_into_steps_once_and_a_resumed_run_keeps_them(tmp_path):
+    config = replace(QUICK, budget=0.5, report_every=1)
+    module = quadratic()
+    events = optimize("tiny", module, squares_of(module), config, tmp_path)
+    measuring = [next(events) for _ in range(WARM_UP + TIMED)]
+    assert all((e.step, e.steps) == (0, 0) for e in measuring)
+    plan = read_plan(tmp_path)
+    assert plan is None  # written when the measuring is over
+    first = next(events)
+    plan = read_plan(tmp_path)
+    assert plan.steps == max(int(0.5 / plan.seconds_per_step), 1) == first.steps
+    events.close()
+    write_plan(tmp_path, replace(plan, steps=20))  # as if another machine had measured
+    rest = pull(quadratic(), config, tmp_path)
+    assert {e.steps for e in rest if isinstance(e, StageProgress)} == {20}
+    assert all(e.step for e in rest if isinstance(e, StageProgress))  # nothing was measured
+
+
+def test_measuring_changes_nothing_of_a_run(tmp_path):
+    told, planned = twins()
+    write = Plan(steps=9, checkpoint_every=3, seconds_per_step=1.0, budget=9.0)
+    (tmp_path / "planned").mkdir()
+    for _ in measure(
+        lambda step: take_gradient(list(planned.parameters()), squares_of(planned), step)
+    ):
+        pass
+    write_plan(tmp_path / "planned", write)
+    warm = replace(QUICK, steps=9, warmup=1)
+    pull(told, warm, tmp_path / "told")
+    pull(planned, replace(QUICK, budget=9.0), tmp_path / "planned")
+    assert torch.equal(told.weight, planned.weight)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"steps": 0}', '{"steps": "many"}', '{"steps": 3}'])
+def test_a_damaged_plan_is_a_sentence(tmp_path, text):
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(TrainingError, match=r"plan.json, is damaged. Delete the folder"):
+        pull(quadratic(), replace(QUICK, budget=1.0), tmp_path)
+
+
+def test_the_last_checkpoint_being_damaged_the_one_before_goes_on(tmp_path):
+    whole, torn = twins()
+    resumed = quadratic()
+    pull(whole, QUICK, tmp_path / "whole")
+    pull(torn, QUICK, tmp_path / "torn")
+    (tmp_path / "torn" / "checkpoint-00000012" / "weights.safetensors").write_bytes(b"torn")
+    events = pull(resumed, QUICK, tmp_path / "torn")
+    assert [e.step for e in events if isinstance(e, StageProgress)] == [12]  # from 10 on
+    assert torch.equal(resumed.weight, whole.weight)
