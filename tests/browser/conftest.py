@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 from tests.debian import find_chromium
 from tests.diffusion.tiny_model import build_tiny_model
@@ -28,10 +35,14 @@ class Complaints:
     lines: list[str] = field(default_factory=list)
 
     def watch(self, page: Page) -> None:
-        page.on("console", lambda m: self.lines.append(m.text) if m.type == "error" else None)
+        page.on("console", self._hear)
         page.on("pageerror", lambda error: self.lines.append(str(error)))
         page.on("dialog", lambda dialog: self.lines.append(f"dialog: {dialog.message}"))
         page.on("request", self._look)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.lines.append(f"{message.text} {message.location.get('url', '')}")
 
     def _look(self, request: object) -> None:
         if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):

@@ -8,7 +8,8 @@ LOADED = 200_000  # milliseconds: the first drawing of a run imports torch, slow
 STATE = "async () => (await fetch('/easel/state')).json()"
 OVER = """async (before) => {
   const { now, queue } = await (await fetch("/easel/state")).json();
-  return Boolean(now) && now.id !== before && queue.length === 0;
+  const over = ["done", "failed", "cancelled", "interrupted"].includes(now?.state);
+  return over && now.id !== before && queue.length === 0;
 }"""
 
 
