@@ -23,10 +23,9 @@ export const number = (value) => {
 // `series` are [name, row => value or null]; `limit` is a line that must not be crossed: [words, value].
 export function plot(title, sentence, series, form = {}) {
   const lines = series.map((_, at) => s("polyline", { class: `line-${at}`, fill: "none" }));
-  const ends = series.map((_, at) => s("circle", { class: `line-${at}`, r: 3, visibility: "hidden" }));
   const limit = s("line", { class: "limit", x1: 0, x2: WIDTH, visibility: "hidden" });
   const grid = [0, 0.5, 1].map((share) => s("line", { class: "grid", x1: 0, x2: WIDTH, y1: share * HEIGHT, y2: share * HEIGHT }));
-  const picture = s("svg", { viewBox: `-4 -6 ${WIDTH + 8} ${HEIGHT + 12}`, role: "img", preserveAspectRatio: "none" }, ...grid, limit, ...lines, ...ends);
+  const picture = s("svg", { viewBox: `-4 -6 ${WIDTH + 8} ${HEIGHT + 12}`, role: "img", preserveAspectRatio: "none" }, ...grid, limit, ...lines);
   const high = h("span", {});
   const low = h("span", {});
   const last = h("span", { class: "easel-plot-last" });
@@ -48,10 +47,9 @@ export function plot(title, sentence, series, form = {}) {
     const x = (epoch) => (WIDTH * (epoch - first)) / width;
     const y = (value) => HEIGHT - (HEIGHT * (value - from)) / spread;
     points.forEach((found, at) => {
+      if (found.length === 1) found = [[found[0][0] - width / 80, found[0][1]], found[0]]; // a dash, or nothing would be seen
       lines[at].setAttribute("points", found.map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`).join(" "));
       const end = found.at(-1);
-      ends[at].setAttribute("visibility", end ? "visible" : "hidden");
-      if (end) { ends[at].setAttribute("cx", x(end[0]).toFixed(1)); ends[at].setAttribute("cy", y(end[1]).toFixed(1)); }
       const word = end ? (form.write || number)(end[1]) : "–";
       const place = values[at].box.querySelector("b");
       if (place.textContent !== word) place.textContent = word;

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from studio.core.errors import NotFoundError
-from studio.core.run import Run, RunEpoch
+from studio.core.run import JUDGED, Run, RunEpoch
 from studio.services.run_plan import KNOBS
 from studio.store.files import open_picture
 
@@ -25,6 +25,10 @@ def health(run: Run, epochs: Sequence[RunEpoch]) -> str:
     if not done:
         return "Getting ready: the base is looked at first." if run.state == "running" else ""
     base, now = epochs[0], done[-1]
+    if run.state in JUDGED:
+        return (
+            f"Done after {len(done)} {'epoch' if len(done) == 1 else 'epochs'}. {_rise(base, now)}"
+        )
     return _drift(run, base, now) or _learning(base, now, len(done))
 
 
@@ -40,6 +44,12 @@ def _drift(run: Run, base: RunEpoch, now: RunEpoch) -> str:
     if kl > (1 - NEAR / 2) * budget:
         return f"Far from its base: {kl:.0f} of at most {budget:.0f} nats a step."
     return ""
+
+
+def _rise(base: RunEpoch, now: RunEpoch) -> str:
+    first, last = (float(epoch.figures.get("reward_held_out", 0.0)) for epoch in (base, now))
+    verb = "rose" if last > first else "did not rise"
+    return f"On held-out prompts the reward {verb}: {first:.2f} before, {last:.2f} after."
 
 
 def _learning(base: RunEpoch, now: RunEpoch, epochs: int) -> str:
