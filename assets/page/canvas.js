@@ -27,6 +27,7 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
   let dragging = null;
   let spaceHeld = false;
   let pen = null; // where the brush is, in pixels of the picture
+  let keyed = null; // where the arrow keys left it; a mouse that moves off the picture keeps that
   let lastPoint = null;
 
   // ------------------------------------------------------------ the picture and its ink
@@ -38,7 +39,7 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
     sheet.style.width = `${ink.width}px`;
     sheet.style.height = `${ink.height}px`;
     past.length = future.length = 0;
-    lastPoint = pen = null;
+    lastPoint = pen = keyed = null;
     fit();
   }
 
@@ -320,10 +321,10 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
     const ways = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     if (event.key === " ") { spaceHeld = event.type === "keydown"; showRing(); return true; }
     if (event.type !== "keydown" || !ink.width || !tools.paints) return false;
-    if (event.key === "Enter" && pen) { dab(pen); return true; }
+    if (event.key === "Enter" && (pen || keyed)) { dab(pen || keyed); return true; }
     if (!ways[event.key]) return false;
-    const from = pen || { x: ink.width / 2, y: ink.height / 2 };
-    pen = { x: Math.min(Math.max(from.x + ways[event.key][0], 0), ink.width), y: Math.min(Math.max(from.y + ways[event.key][1], 0), ink.height) };
+    const from = pen || keyed || { x: ink.width / 2, y: ink.height / 2 };
+    pen = keyed = { x: Math.min(Math.max(from.x + ways[event.key][0], 0), ink.width), y: Math.min(Math.max(from.y + ways[event.key][1], 0), ink.height) };
     showRing();
     return true;
   }

@@ -172,8 +172,8 @@ def job_routes(studio: Studio) -> APIRouter:
     @router.get("/preview/{job_id}")
     def preview(job_id: str) -> Response:
         jpeg = generation.view(job_id).preview
-        if jpeg is None:
-            raise NotFoundError("This drawing has no preview (any more).")
+        if jpeg is None:  # the drawing was over before its preview was asked for
+            return Response(None, 204, FRESH)
         return Response(jpeg, 200, FRESH, "image/jpeg")
 
     @router.post("/jobs/{job_id}/cancel")
