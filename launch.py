@@ -386,19 +386,10 @@ def run_finetune(args: argparse.Namespace) -> int:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Run a stage of the training recipe; waits for the device and for another training."""
-    if args.stage == "lora":
-        from studio.services.lora_command import teach
+    """Run a stage of the training recipe, or teach a style; waits for another training."""
+    from studio.services.train_command import train
 
-        return teach(args.rest, settings_from(args))
-    from studio.services.ownership import hold_training
-    from studio.training.command_line import train
-
-    settings = settings_from(args)
-    if int(os.environ.get("RANK", "0")) > 0:  # another process of this training leads
-        return train(args, settings)
-    with hold_training(settings.data_dir, f"train {args.stage}", say):
-        return train(args, settings)
+    return train(args, settings_from(args), say)
 
 
 def run_doctor(args: argparse.Namespace) -> int:
