@@ -78,7 +78,7 @@ function card(campaign) {
       campaign.state === "archived" ? null : h("button", { type: "button", class: "easel-primary", disabled: !active, onclick: () => begin(campaign) }, campaign.mine ? "Go on rating" : "Start rating")),
     campaign.about ? h("p", { class: "easel-quiet" }, campaign.about) : null,
     h("div", { class: "easel-meter", role: "img", "aria-label": `${campaign.votes} of ${campaign.target} votes`, style: { "--share": `${100 * share}%` } }),
-    h("p", { class: "easel-campaign-line" }, `${campaign.votes} of ${campaign.target} votes${campaign.mine ? `, ${campaign.mine} by you` : ""} · ${campaign.doing}`),
+    h("p", { class: "easel-campaign-line" }, `${campaign.votes} of ${campaign.target} votes${campaign.mine ? `, ${campaign.mine} by you` : ""}${campaign.doing ? ` · ${campaign.doing}` : ""}`),
     campaign.standing ? h("p", { class: "easel-campaign-line" }, campaign.standing) : null,
     role === "owner" ? tools(campaign) : null);
 }

@@ -16,6 +16,7 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Easel · Rate</title>
+<link rel="icon" href="data:,">
 <style>{style}</style>
 <link rel="stylesheet" href="/easel/page/easel.css">
 <link rel="stylesheet" href="/easel/page/rate.css">

@@ -41,7 +41,8 @@ def start_rating(page: Page, campaign: str, rater: str) -> None:
     page.get_by_label("Who rates?").fill(rater)
     card = page.locator(".easel-campaign", has_text=campaign)
     card.get_by_role("button", name=re.compile("rating")).click()
-    expect(page.locator(".easel-pair-frame img")).to_have_count(2)
+    # The first pictures of a campaign wait for the model to be loaded.
+    expect(page.locator(".easel-pair-frame img")).to_have_count(2, timeout=300_000)
 
 
 def press_when_shown(page: Page, key: str) -> None:
