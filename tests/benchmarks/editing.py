@@ -40,6 +40,7 @@ from studio.diffusion.edit import EditInputs
 from studio.diffusion.latents import picture_generators
 from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.diffusion.sampler import Drawn, sample
+from studio.services.editing import USUAL_STRENGTH
 from tests.benchmarks.measure import compare
 
 STEPS = 10
@@ -49,7 +50,8 @@ MEMORY_SIDE = 512  # pixels; at the starter's own size the networks' weights hid
 SAMPLES = REPOSITORY / "assets" / "samples"
 WIDE = (16, 9)
 NAMED = "0" * 64  # a request names its pictures by hash; these are handed over instead
-BESIDE = 6  # pixels on each side of a seam to which it is compared
+NEAR = 2  # pixels on each side of a seam that count as the seam itself
+BESIDE = 12  # pixels further out on each side, to which it is compared
 SMOOTH = 8  # pixels along a seam that an eye takes together
 MEGABYTE = 2**20
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,7 +85,7 @@ def make_bench(folder: Path, side: int = 0) -> Bench:
     """Load the model; `side` in pixels replaces its own size."""
     model = load_model(folder, "bench", device="cpu", dtype=torch.float32)
     width, height = (side, side) if side else model.native_size
-    source = _sample("castle").resize((width, height))
+    source = _sample("castle.png").resize((width, height))
     request = GenerationRequest(
         prompt="castle, flat illustration", width=width, height=height, steps=STEPS, seed=1,
         source=NAMED, strength=STRENGTH,
@@ -267,20 +269,19 @@ def _resident(name: str) -> int:
 def seams(bench: Bench) -> Iterator[dict]:
     """The step across the seam of a 16:9 outpainting, against the steps on both sides of it."""
     across, beside = [], []
-    for number, path in enumerate(sorted(SAMPLES.glob("*.png"))):
-        source = Image.open(path).convert("RGB").resize(bench.model.native_size)
+    for number, shown in enumerate(json.loads((SAMPLES / "samples.json").read_text())):
+        source = _sample(shown["file"]).resize(bench.model.native_size)
         extend = extension_to_aspect(source.size, WIDE)
         request = bench.request.with_changes(
-            prompt=f"{path.stem.replace('-', ' ')}, flat illustration", seed=number, strength=1.0,
-            extend=extend, masked_content="fill",
+            prompt=shown["prompt"], seed=number, strength=USUAL_STRENGTH, extend=extend,
         )  # fmt: skip
         (drawn,) = bench.draw(request, source)
         for column in (extend[0], drawn.width - extend[2]):
-            steps = _steps(np.asarray(drawn, dtype=np.float32), column)
-            across.append(float(steps[BESIDE]))
-            beside.append(float(np.mean(np.delete(steps, BESIDE))))
+            at_seam, around = _steps(np.asarray(drawn, dtype=np.float32), column)
+            across.append(at_seam)
+            beside.append(around)
     yield {
-        "metric": "step across an outpainting's seam, as the eye takes it together",
+        "metric": "largest step at an outpainting's seam",
         "value": statistics.median(across),
         "unit": "levels of 255",
         "ratio_to": "the steps beside it",
@@ -289,15 +290,19 @@ def seams(bench: Bench) -> Iterator[dict]:
     }
 
 
-def _steps(pixels: np.ndarray, column: int) -> np.ndarray:
-    """Return the mean steps (2 BESIDE + 1) between columns around a seam, each in levels.
+def _steps(pixels: np.ndarray, column: int) -> tuple[float, float]:
+    """Return the largest step between columns near a seam, and the median of those beside it.
 
-    `pixels` (H, W, 3) are averaged over SMOOTH rows first, since noise hides steps from the eye.
+    In levels of 255. `pixels` (H, W, 3) are averaged over SMOOTH rows first, since the grain of a
+    picture hides steps from the eye.
     """
     rows = pixels.shape[0] // SMOOTH
     averaged = pixels[: rows * SMOOTH].reshape(rows, SMOOTH, *pixels.shape[1:]).mean(axis=1)
-    differences = np.abs(np.diff(averaged, axis=1)).mean(axis=(0, 2))
-    return differences[column - 1 - BESIDE : column + BESIDE]
+    steps = np.abs(np.diff(averaged, axis=1)).mean(axis=(0, 2))
+    near = steps[column - 1 - NEAR : column + NEAR]
+    left = steps[column - 1 - NEAR - BESIDE : column - 1 - NEAR]
+    right = steps[column + NEAR : column + NEAR + BESIDE]
+    return float(near.max()), float(np.median(np.concatenate([left, right])))
 
 
 # ---------------------------------------------------------------- small parts
@@ -309,7 +314,7 @@ def _share(metric: str, ours: float, ratio_to: str, theirs: float) -> dict:
 
 
 def _sample(name: str) -> Image.Image:
-    return Image.open(SAMPLES / f"{name}.png").convert("RGB")
+    return Image.open(SAMPLES / name).convert("RGB")
 
 
 def _painted(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
