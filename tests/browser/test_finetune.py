@@ -1,0 +1,140 @@
+"""Fine-tuning as an artist does it: begin, watch, pause, come back, judge, keep, draw."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.test_accessibility import violations
+from tests.ui.served import Served
+
+SLOW = 600_000  # milliseconds; training on a busy machine
+pytestmark = pytest.mark.timeout(1500)
+QUICK = {
+    "rank": "2", "updates": "2", "learning_rate": "0.01", "prompts_per_epoch": "2",
+    "images_per_prompt": "2", "steps": "3", "guidance_scale": "1", "kl_budget": "9000",
+    "diversity_drop": "1",
+}  # fmt: skip
+
+
+def open_tab(page: Page, name: str = "Fine-tune") -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+    expect(page.get_by_role("tab", name=name, exact=True)).to_have_attribute(
+        "aria-selected", "true"
+    )
+
+
+def frames(page: Page):
+    return page.locator(".easel-film-frame")
+
+
+def begin(page: Page, name: str, epochs: int) -> None:
+    """Fill the form and start a run that takes seconds."""
+    open_tab(page)
+    new = page.get_by_role("button", name="+ New run")
+    form = page.locator(".easel-run-form")
+    expect(form.or_(new).first).to_be_visible()
+    if new.is_visible():
+        new.click()
+    form.locator("textarea[name=prompts]").fill("red apple\ncastle\ncat")
+    form.locator("select[name=reward]").select_option("brightness")
+    form.locator("select[name=model]").select_option("tiny")
+    form.locator("input[name=name]").fill(name)
+    form.locator("summary", has_text="Expert").click()
+    for knob, value in {**QUICK, "epochs": str(epochs)}.items():
+        form.locator(f"input[name={knob}]").fill(value)
+    page.get_by_role("button", name="Start training").click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+
+
+def judge_all(page: Page) -> None:
+    """Answer pairs until there are none left."""
+    page.get_by_role("button", name="Judge the pairs").click()
+    numbers = page.locator(".easel-pair-numbers strong")
+    for number in range(1, 21):
+        expect(page.locator(".easel-pair-frame[data-side=left] img")).to_be_visible()
+        expect(page.locator("#easel-voting")).not_to_have_class(re.compile("empty"))
+        page.keyboard.press("ArrowLeft" if number % 3 else "ArrowRight")
+        expect(numbers).to_have_text(f"{number} {'vote' if number == 1 else 'votes'}")
+        expect(page.locator(".easel-pair-frame.chosen")).to_have_count(0)
+    page.keyboard.press("Escape")
+
+
+def test_a_run_is_watched_paused_left_and_found_again(visit: Callable[[], Page]):
+    page = visit()
+    begin(page, "Bright", epochs=2)
+    expect(frames(page)).not_to_have_count(0, timeout=SLOW)
+    page.get_by_role("button", name="Pause", exact=False).click()
+    expect(page.locator(".easel-run-list")).to_contain_text("Bright · paused")
+    page.reload()
+    page.wait_for_selector("html.easel-ready", state="attached")
+    open_tab(page, "Text to image")
+    open_tab(page)
+    expect(page.locator(".easel-run-list")).to_contain_text("Bright · paused")
+    expect(frames(page)).not_to_have_count(0)
+    page.get_by_role("button", name="Go on", exact=True).click()
+    expect(page.locator(".easel-run-list")).to_contain_text("Bright · trained", timeout=SLOW)
+    expect(frames(page)).to_have_count(3)
+    expect(page.locator(".easel-plot svg").first).to_have_attribute(
+        "aria-label", re.compile(r"Reward: training 0\.\d+, held out 0\.\d+")
+    )
+    assert violations(page) == []
+    page.get_by_role("button", name="Light or dark").click()
+    assert violations(page) == []
+
+
+def test_a_run_is_judged_blindly_kept_and_drawn_with(visit: Callable[[], Page], studio: Served):
+    page = visit()
+    begin(page, "Light", epochs=1)
+    expect(page.locator(".easel-run-list")).to_contain_text("Light · trained", timeout=SLOW)
+    page.get_by_role("button", name="Compare blindly").click()
+    expect(page.get_by_role("button", name="Judge the pairs")).to_be_enabled(timeout=SLOW)
+    verdict = json.loads(studio.ask("/easel/finetune/state").body)["run"]["verdicts"][0]
+    assert (verdict["by_votes"], verdict["by_reward"]) == (None, None)  # not unveiled yet
+    judge_all(page)
+    expect(page.locator(".easel-unveiled")).to_contain_text("of 20 pairs", timeout=SLOW)
+    expect(page.locator(".easel-unveiled")).to_contain_text("By the reward", timeout=SLOW)
+    assert violations(page) == []
+
+    page.locator(".easel-fate input[type=range]").fill("0.8")
+    page.get_by_role("button", name="Keep", exact=True).click()
+    page.locator("#easel-toast").get_by_role("button", name="Draw with it").click()
+    expect(page.locator("#easel-adapter-chip")).to_have_text("Light 0.8")
+    expect(page.get_by_label("Prompt", exact=True)).to_be_visible()
+    page.get_by_label("Prompt", exact=True).fill("a bright lighthouse")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".easel-caption").first).to_contain_text("a bright lighthouse")
+    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"), timeout=SLOW)
+    newest = studio.ask("/easel/pictures?limit=1").json()["pictures"][0]
+    assert (newest["prompt"], newest["adapters"]) == ("a bright lighthouse", [["Light", 0.8]])
+
+    page.locator("#easel-adapter-chip").click()  # and off again, so that others draw without it
+    page.get_by_role("dialog", name="Adapters").get_by_role("checkbox").first.uncheck()
+    expect(page.locator("#easel-adapter-chip")).to_have_text("No adapter")
+
+
+def test_a_prompt_is_sent_from_a_picture_and_a_run_that_cannot_be_says_why(
+    visit: Callable[[], Page], studio: Served
+):
+    page = visit()
+    page.get_by_label("Prompt", exact=True).fill("a lonely cactus")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".easel-caption").first).to_contain_text("a lonely cactus", timeout=SLOW)
+    expect(page.get_by_role("toolbar", name="This picture")).to_be_visible(timeout=SLOW)
+    page.locator(".easel-tools summary[aria-label^='Send to']").click()
+    page.get_by_role("button", name="Fine-tune prompts").click()
+    expect(page.locator("#easel-toast")).to_contain_text("In the prompts of the next fine-tuning")
+    open_tab(page)
+    prompts = page.locator(".easel-run-form textarea[name=prompts]")
+    new = page.get_by_role("button", name="+ New run")
+    expect(prompts.or_(new).first).to_be_attached()
+    expect(prompts).to_have_value(re.compile("a lonely cactus"))
+    if new.is_visible():
+        new.click()
+    prompts.fill("")
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator(".easel-run-form .easel-problem")).to_be_visible()
