@@ -78,9 +78,14 @@ function show(outcome) {
   }
   if (outcome.tokens) showTokens(outcome.tokens);
   if (outcome.model) showModel(outcome.model);
-  if (outcome.submitted) { follow(); lookNow(); }
+  if (outcome.submitted) { follow(); lookNow(); showStage(); }
   setTimeout(markChoices, 50);
   setTimeout(showFrame, 50);
+}
+
+// In a narrow window the form may hide what is being drawn.
+function showStage() {
+  if (matchMedia("(max-width: 960px)").matches) document.querySelector("#easel-result")?.scrollIntoView({ block: "start" });
 }
 
 function showProblem({ field, sentence, details }) {

@@ -60,15 +60,20 @@ class Comparison:
         """Return (name, value, value) of each setting that differs, in the page's order.
 
         A setting that takes no part in a picture, such as the mask's blur without a mask, counts
-        as none there. How many pictures were drawn at once makes none of them different.
+        as none there; where it has its usual value in the other one it is left out. How many
+        pictures were drawn at once makes none of them different.
         """
         return [(WORDS[field], *values) for field, *values in self.differing(one, other)]
 
     def differing(self, one: Picture, other: Picture) -> list[Difference]:
         """Return the same with the field of the request in the place of its name."""
         values, others = settings_of(one), settings_of(other)
-        pairs = ((name, values.get(name, NOTHING), others.get(name, NOTHING)) for name in WORDS)
-        return [(name, value, another) for name, value, another in pairs if value != another]
+        pairs = ((name, values.get(name), others.get(name)) for name in WORDS)
+        return [
+            (name, value or NOTHING, another or NOTHING)
+            for name, value, another in pairs
+            if value != another and not _is_usual(name, value, another)
+        ]
 
 
 def settings_of(picture: Picture) -> dict[str, str]:
@@ -80,6 +85,12 @@ def settings_of(picture: Picture) -> dict[str, str]:
         for field in fields(GenerationRequest)
         if field.name != "count" and _takes_part(field.name, request)
     }
+
+
+def _is_usual(name: str, value: str | None, another: str | None) -> bool:
+    """Whether a setting takes part in one picture only, and has its usual value there."""
+    usual = _in_words(name, getattr(GenerationRequest(), name))
+    return None in (value, another) and usual in (value, another)
 
 
 def _takes_part(name: str, request: GenerationRequest) -> bool:

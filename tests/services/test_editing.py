@@ -176,8 +176,12 @@ def test_only_the_settings_that_differ_are_compared_in_words(
         ("Seed", "7", "8"),
         ("Source picture", "none", edit.source[:10]),
         ("Strength (denoising)", "none", "0.5"),
-        ("Resize mode", "none", "just resize"),
-        ("Rounds (loopback)", "none", "1"),
+    ]
+    mask = sketched.sources.add(Image.new("L", SKETCH.size, 255))
+    masked = drawn(sketched, edit.with_changes(seed=8, mask=mask, mask_blur=9.0), "3")
+    assert sketched.comparison.differences(image, masked) == [
+        ("Mask", "none", mask[:10]),
+        ("Mask blur", "none", "9 px"),
     ]
 
 
