@@ -40,7 +40,7 @@ class Knob:
 KNOBS = (
     Knob("rank", "Rank", "LoRA r", 8, 1, 128, "Higher can learn more and takes more memory.",
          whole=True),
-    Knob("learning_rate", "Learning rate", "AdamW", 1e-3, 1e-6, 0.1,
+    Knob("learning_rate", "Learning rate", "AdamW", 2e-3, 1e-6, 0.1,
          "Higher learns faster, and too high tears the pictures apart.", "ppo"),
     Knob("updates", "Updates an epoch", "optimizer steps", 1, 1, 64,
          "More learn more from the same pictures, and trust them more.", "ppo", whole=True),
