@@ -148,11 +148,16 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
     const context = stroke.getContext("2d");
     context.lineCap = context.lineJoin = "round";
     context.lineWidth = width;
-    context.strokeStyle = tools.colour;
+    context.strokeStyle = context.fillStyle = tools.colour;
     context.beginPath();
-    context.moveTo(last.x, last.y);
-    context.lineTo(point.x, point.y);
-    context.stroke();
+    if (last.x === point.x && last.y === point.y) { // a line of no length leaves nothing
+      context.arc(point.x, point.y, width / 2, 0, 2 * Math.PI);
+      context.fill();
+    } else {
+      context.moveTo(last.x, last.y);
+      context.lineTo(point.x, point.y);
+      context.stroke();
+    }
     const box = inside(last, point, width);
     drawing.last = point;
     if (!box) return;

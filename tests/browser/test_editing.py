@@ -15,6 +15,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Complaints
 from tests.browser.waiting import drawn
+from tests.store.test_files import png_claiming
 from tests.ui.served import Served
 
 Visit = Callable[[], Page]
@@ -192,6 +193,11 @@ def test_undo_redo_eraser_and_a_brush_moved_by_keys(visit: Visit):
     stroke(page)
     assert not pixels(mask_file(page), "L").any()
     page.keyboard.press("b")
+    box = canvas(page).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert pixels(mask_file(page), "L")[32, 32] == 255  # a click is a dab
+    page.keyboard.press("Control+z")
+    assert not pixels(mask_file(page), "L").any()
     canvas(page).focus()
     for key in ("ArrowLeft", "ArrowUp", "Enter"):
         page.keyboard.press(key)
@@ -351,11 +357,26 @@ def test_a_mask_of_another_size_is_refused_and_the_drawing_kept(visit: Visit):
     assert (pixels(mask_file(page), "L") == np.asarray(right)).all()
 
 
-def test_text_renamed_to_png_gets_a_sentence(visit: Visit, complaints: Complaints):
+def test_what_is_no_picture_to_edit_gets_a_sentence_and_the_drawing_is_kept(
+    visit: Visit, complaints: Complaints
+):
     page = visit()
-    page.get_by_role("tab", name="Inpaint").click()
-    hand_over(page, "paste", "body", b"not a picture at all")
-    expect(page.locator("#easel-toast")).to_contain_text("is not a PNG, JPEG or WebP picture")
+    open_source(page, "Inpaint", scene(64, 64, seed=14))
+    stroke(page)
+    painted = pixels(mask_file(page), "L")
+    frames = [Image.new("RGB", (64, 64), (90 * n, 0, 0)) for n in range(3)]
+    moving = io.BytesIO()
+    frames[0].save(moving, format="PNG", save_all=True, append_images=frames[1:])
+    for content, sentence in (
+        (b"not a picture at all", "is not a PNG, JPEG or WebP picture"),
+        (scene(1, 1), "is 1 x 1 pixels"),
+        (png_claiming(60_000, 60_000), "has more than 64,000,000 pixels"),
+        (moving.getvalue(), "is an animation of 3 pictures"),
+        (scene(64, 64)[:900], "is damaged"),
+    ):
+        hand_over(page, "paste", "body", content)
+        expect(page.locator("#easel-toast")).to_contain_text(sentence)
+    assert (pixels(mask_file(page), "L") == painted).all()
     assert all("400 (Bad Request)" in line for line in complaints.lines)
     complaints.lines.clear()
 
