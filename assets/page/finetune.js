@@ -63,7 +63,7 @@ function build() {
   const made = {
     share: h("strong", { class: "easel-share" }), words: h("p", {}),
     loved: h("div", { class: "easel-taste-row" }), hated: h("div", { class: "easel-taste-row" }),
-    plan: h("div", { class: "easel-plan" }),
+    plan: h("div", { class: "easel-plan", hidden: true }), // until it is known whether there is a run
     name: h("h3", {}), about: h("p", { class: "easel-quiet" }), health: h("p", { class: "easel-health", role: "status" }),
     bar: h("div", { class: "easel-run-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": "Training" }, h("i", {})),
     now: h("p", { class: "easel-quiet easel-run-now" }),

@@ -93,12 +93,11 @@ export async function runForm(onReward, onStarted) {
     go.disabled = true;
     try {
       const lines = wanted.prompts.split("\n").map((line) => line.trim()).filter(Boolean);
-      onStarted(await tell("/easel/finetune/start", { ...wanted, prompts: lines, name: wanted.name || "My taste", anyway: anyway.checked }));
-      anyway.checked = false;
-    } catch (error) {
-      why.textContent = error.message;
-      why.hidden = false;
-    }
+      const { run, refusal } = await tell("/easel/finetune/start", { ...wanted, prompts: lines, name: wanted.name || "My taste", anyway: anyway.checked });
+      why.textContent = refusal || "";
+      why.hidden = !refusal;
+      if (run) { anyway.checked = false; onStarted(run); }
+    } catch (error) { sorry(error); }
     go.disabled = false;
   }
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, StringConstraints
 
+from studio.core.errors import EaselError
 from studio.core.run import Run, RunPlan
 from studio.services.adapter_shelf import file_name
 from studio.services.model_card import archive, model_card
@@ -125,6 +126,7 @@ def run_routes(studio: Studio) -> APIRouter:
 
     @router.post("/start")
     def start(body: StartBody) -> dict[str, Any]:
+        """Begin a run; a refusal is an answer like any other, in a sentence."""
         campaign, reward = read_reward(body.reward)
         plan = RunPlan(
             name=body.name,
@@ -139,7 +141,10 @@ def run_routes(studio: Studio) -> APIRouter:
             start=body.start,
             settings=body.settings,
         )
-        return run_json(studio, finetuning.start(plan, anyway=body.anyway))
+        try:
+            return {"run": run_json(studio, finetuning.start(plan, anyway=body.anyway))}
+        except EaselError as refusal:
+            return {"refusal": str(refusal)}
 
     def doing(act: Callable[[str], Run]) -> Callable[[str], dict[str, Any]]:
         def done(run_id: str) -> dict[str, Any]:

@@ -135,6 +135,7 @@ def test_a_prompt_is_sent_from_a_picture_and_a_run_that_cannot_be_says_why(
     expect(prompts).to_have_value(re.compile("a lonely cactus"))
     if new.is_visible():
         new.click()
+    expect(prompts).to_be_visible()
     prompts.fill("")
     page.get_by_role("button", name="Start training").click()
     expect(page.locator(".easel-run-form .easel-problem")).to_be_visible()

@@ -41,9 +41,9 @@ def post(page: Served, path: str, body: dict):
 def run(page: Served) -> dict:
     """A run that is trained."""
     begun = post(page, "start", START)
-    assert begun.status == 200, begun.body
+    assert "run" in begun.json(), begun.body
     end = time.monotonic() + PATIENCE
-    while (found := state(page, f"?run={begun.json()['id']}")["run"])["state"] == "running":
+    while (found := state(page, f"?run={begun.json()['run']['id']}")["run"])["state"] == "running":
         assert time.monotonic() < end
         time.sleep(0.05)
     assert found["state"] == "trained", found["health"]
@@ -86,8 +86,6 @@ def test_what_is_kept_is_offered_at_its_strength_and_goes_along_as_a_zip(page: S
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("start", START | {"prompts": []}, 400, "no prompts"),
-        ("start", START | {"reward": "taste"}, 400, "votes"),
         ("start", START | {"reward": "beauty"}, 404, "no reward 'beauty'"),
         ("start", START | {"epochs": -1}, 422, "malformed"),
         ("start", {"name": "x"}, 422, "malformed"),
@@ -100,6 +98,15 @@ def test_what_cannot_be_is_refused_with_a_sentence(page: Served, path, body, sta
     answer = post(page, path, body)
     assert answer.status == status
     assert words in answer.json()["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"prompts": []}, "no prompts"), ({"reward": "taste"}, "votes"), ({"model": "x"}, "no model")],
+)
+def test_a_run_that_cannot_begin_is_answered_with_the_reason(page: Served, change, words):
+    answer = post(page, "start", START | change)
+    assert (answer.status, words in answer.json()["refusal"]) == (200, True)
 
 
 def test_a_prompt_that_is_sent_twice_stands_in_the_form_once(page: Served):
