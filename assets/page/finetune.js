@@ -74,11 +74,12 @@ function build() {
     plots: runPlots(),
     judge: verdictPanel(() => look(), planNext),
   };
-  made.tastes = h("div", { class: "easel-tastes" }, h("figure", {}, h("figcaption", {}, "It thinks you love these"), made.loved), h("figure", {}, h("figcaption", {}, "and not these"), made.hated));
+  made.tastes = h("div", { class: "easel-tastes", hidden: true }, h("figure", {}, h("figcaption", {}, "It thinks you love these"), made.loved), h("figure", {}, h("figcaption", {}, "and not these"), made.hated));
   made.run = h("div", { class: "easel-run", hidden: true },
     h("header", {}, h("div", {}, made.name, made.about), h("span", { class: "easel-gap" }), made.acts),
     made.health, made.bar, made.now, made.strip.root, made.beside.root, made.plots.root);
   made.verdict = step(3, "Verdict", made.judge.root);
+  made.verdict.hidden = true;
   made.root = h("div", {},
     step(1, "Taste", h("div", { class: "easel-taste-words" }, made.share, made.words), made.tastes),
     step(2, "Train", made.runs, made.plan, made.run),

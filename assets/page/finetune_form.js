@@ -68,7 +68,8 @@ export async function runForm(onReward, onStarted) {
   }
 
   function values() {
-    const settings = Object.fromEntries(knobs.map(({ knob, input }) => [knob.name, input.value === "" ? knob.default : Number(input.value)]));
+    const turned = knobs.filter(({ knob, input }) => input.value !== "" && Number(input.value) !== knob.default); // others follow the defaults
+    const settings = Object.fromEntries(turned.map(({ knob, input }) => [knob.name, Number(input.value)]));
     return { name: name.value.trim(), prompts: prompts.value, reward: reward.value, model: model.value, start: start.value, minutes: Number(minutes.value), epochs: Number(epochs.value), seed: Number(seed.value), settings: { ...settings, algorithm: algorithm.value } };
   }
 

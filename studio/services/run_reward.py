@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from studio.core.events import Event, StageProgress
 from studio.core.run import RunPlan
 from studio.services.preference import Preference
-from studio.training.taste_words import WORTH_TRAINING
+from studio.training.taste_words import LEAST_AGREEMENT_VOTES, WORTH_TRAINING, Agreement
 
 if TYPE_CHECKING:
     from studio.training.rewards import RewardFunction
@@ -69,7 +69,7 @@ def readiness(preference: Preference, campaign: str = "", reward: str = "") -> R
             f"{votes} votes show a direction; fine-tuning is worth it from {WORTH_TRAINING}. Rate "
             f"{WORTH_TRAINING - votes} more, or begin nevertheless.",
         )
-    agreement = preference.taste.now.agreement
+    agreement = agreement_so_far(preference)
     if agreement is not None and agreement.low <= 0.5:
         return Readiness(
             votes,
@@ -79,6 +79,12 @@ def readiness(preference: Preference, campaign: str = "", reward: str = "") -> R
             "taste to follow. Rate more pairs, or begin nevertheless.",
         )
     return Readiness(votes, True, True, f"{votes} votes are enough to fine-tune.")
+
+
+def agreement_so_far(preference: Preference) -> Agreement | None:
+    """Return how well all votes predict each other, None while they are too few to tell."""
+    found = preference.taste.now.agreement
+    return found if found is not None and found.n >= LEAST_AGREEMENT_VOTES else None
 
 
 def reward_of(

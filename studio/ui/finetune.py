@@ -10,7 +10,7 @@ from typing import Any
 from studio.core.errors import NotFoundError
 from studio.core.run import JUDGED, Run, Verdict
 from studio.services.run_plan import ALGORITHMS, KNOBS, REWARDS
-from studio.services.run_reward import readiness
+from studio.services.run_reward import agreement_so_far, readiness
 from studio.services.run_view import health
 from studio.services.studio import Studio
 from studio.services.verdict import Outcome
@@ -53,14 +53,13 @@ def taste_json(studio: Studio, reward: str) -> dict[str, Any]:
     preference.taste.keep_up()
     campaign, known = read_reward(reward)
     ready = readiness(preference, campaign, known)
-    now = preference.taste.now
+    agreement = agreement_so_far(preference)
     return {
         "votes": ready.votes,
         "possible": ready.possible,
         "enough": ready.enough,
         "sentence": ready.sentence,
-        "agreement": asdict(now.agreement) if now.agreement else None,
-        "gain_of_100": now.gain_of_100,
+        "agreement": asdict(agreement) if agreement else None,
         **preference.favourites.extremes(EXAMPLES),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -19,6 +19,14 @@ QUICK = {
     "images_per_prompt": "2", "steps": "3", "guidance_scale": "1", "kl_budget": "9000",
     "diversity_drop": "1",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def patience() -> Iterator[None]:
+    """Wait for what is to come as long as a busy machine needs."""
+    expect.set_options(timeout=120_000)
+    yield
+    expect.set_options(timeout=5_000)
 
 
 def open_tab(page: Page, name: str = "Fine-tune") -> None:
