@@ -45,6 +45,7 @@ class JudgeConfig:
     sampler: str = "DDIM"
     seed: int = 1000  # of every picture
     batch: int = 16
+    size: tuple[int, int] | None = None  # width, height in pixels; None: the model's own
 
 
 @dataclass(frozen=True)
@@ -170,12 +171,12 @@ def _real_rates(bank: Bank, style: str, subjects: Sequence[str]) -> dict[str, fl
 
 
 def draw(model_folder: Path, prompts: Sequence[str], config: JudgeConfig) -> list[np.ndarray]:
-    """Draw each prompt once at the model's native size, all from the same seed.
+    """Draw each prompt once, at one size and from one seed.
 
     The studio's own loop, with several prompts in a batch: (H, W, 3) uint8 each.
     """
     model = load_model(model_folder, "judged")
-    shape = model.latent_shape(*model.native_size)
+    shape = model.latent_shape(*(config.size or model.native_size))
     null = encode_prompts(model, [""])
     drawn: list[np.ndarray] = []
     for i in range(0, len(prompts), config.batch):

@@ -37,6 +37,7 @@ def run(wanted: list[str], folder: Path, known: list[str] | None = None) -> int:
     Writes `folder`/<time>.json: {started, machine, records}. Exit code 2 for an unknown name.
     """
     known = names() if known is None else known
+    wanted = [name.replace("-", "_") for name in wanted]  # as files are called
     unknown = [name for name in wanted if name not in known]
     if unknown:
         sys.stderr.write(
@@ -45,6 +46,7 @@ def run(wanted: list[str], folder: Path, known: list[str] | None = None) -> int:
         return 2
     started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     records, failed = [], []
+    os.environ["EASEL_DATA_DIR"] = str(folder.parent)  # for those that need what is there
     for name in wanted or known:
         print(f"{name} ...", file=sys.stderr, flush=True)
         found = measure(name)
