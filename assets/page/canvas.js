@@ -26,11 +26,17 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
   let drawing = null; // { last, box } while a stroke is being made
   let dragging = null;
   let spaceHeld = false;
+  let held = false; // while another picture and its ink are on their way, nothing is painted
   let pen = null; // where the brush is, in pixels of the picture
   let keyed = null; // where the arrow keys left it; a mouse that moves off the picture keeps that
   let lastPoint = null;
 
   // ------------------------------------------------------------ the picture and its ink
+
+  function hold(on) {
+    held = on;
+    root.setAttribute("aria-busy", String(on));
+  }
 
   async function load(source) {
     image.src = source;
@@ -68,6 +74,7 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
 
   // One change of the whole sheet that can be undone: clear, fill, invert, a mask from a file.
   function change(run) {
+    if (held) return;
     remember({ x: 0, y: 0, width: ink.width, height: ink.height }, ink);
     run(ink.getContext("2d"));
     changed();
@@ -119,7 +126,7 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
   }
 
   function travel(from, onto) {
-    const step = from.pop();
+    const step = held ? null : from.pop();
     if (!step) return;
     remember({ x: step.x, y: step.y, width: step.pixels.width, height: step.pixels.height }, ink, onto);
     ink.getContext("2d").putImageData(step.pixels, step.x, step.y);
@@ -267,7 +274,7 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
   const widthOf = (event) => (event.pointerType === "pen" && event.pressure ? tools.size * Math.min(1, 0.25 + event.pressure) : tools.size);
 
   root.addEventListener("pointerdown", (event) => {
-    if (!ink.width || event.button > 1) return;
+    if (!ink.width || held || event.button > 1) return;
     root.focus({ preventScroll: true });
     root.setPointerCapture(event.pointerId);
     event.preventDefault();
@@ -325,7 +332,7 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
     const step = event.shiftKey ? 1 : Math.max(1, tools.size / 4);
     const ways = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     if (event.key === " ") { spaceHeld = event.type === "keydown"; showRing(); return true; }
-    if (event.type !== "keydown" || !ink.width || !tools.paints) return false;
+    if (event.type !== "keydown" || !ink.width || held || !tools.paints) return false;
     if (event.key === "Enter" && (pen || keyed)) { dab(pen || keyed); return true; }
     if (!ways[event.key]) return false;
     const from = pen || keyed || { x: ink.width / 2, y: ink.height / 2 };
@@ -335,7 +342,7 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
   }
 
   return {
-    load, restoreInk, replaceInk, clear, fill, invert, toBlob, fit, setFrame, set, key, tools, view,
+    hold, load, restoreInk, replaceInk, clear, fill, invert, toBlob, fit, setFrame, set, key, tools, view,
     undo: () => travel(past, future),
     redo: () => travel(future, past),
     zoomIn: () => zoom(1.3),

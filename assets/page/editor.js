@@ -53,8 +53,8 @@ function chooser(run) {
 // ---------------------------------------------------------------- the source
 
 async function setSource(next) {
-  const fresh = next.mask || next.sha256 !== source?.sha256;
   await flush().catch(sorry); // what was painted on the last source stays with it
+  const fresh = next.mask || next.sha256 !== source?.sha256;
   source = next;
   parts.empty.hidden = hasSource();
   parts.desks.hidden = !hasSource();
@@ -88,18 +88,22 @@ async function showDesk() {
   one.source = source.sha256;
   one.dirty = false;
   const { sha256 } = source;
+  const turn = one.turn = (one.turn || 0) + 1; // only what was asked for last is shown
+  one.canvas.hold(true);
   try {
     await one.canvas.load(`/easel/source/${sha256}.png`);
     const ink = source.mask && one.ink === "mask" ? `/easel/source/${source.mask}.png`
       : source.inks?.includes(one.ink) ? `/easel/draft/${one.ink}-${sha256}?at=${Date.now()}` : "";
     const picture = ink ? await decoded(ink) : null;
-    if (one.source !== sha256) return; // another source came meanwhile
+    if (one.turn !== turn) return;
+    one.canvas.hold(false);
     one.canvas.restoreInk(picture);
     one.canvas.set({ size: Math.max(1, Math.round(Math.max(...one.canvas.size) / 24)) });
     one.said.textContent = "";
     if (source.mask && one.ink === "mask") { inked(one); source.mask = ""; source.inks = [...(source.inks || []), "mask"]; }
     showFrame();
   } catch (error) {
+    if (one.turn !== turn) return;
     one.source = "";
     sorry(error instanceof DOMException ? new Error("The source picture could not be shown; choose it once more.") : error);
   }

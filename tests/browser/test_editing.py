@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+from studio.store.sources import pixel_hash
 from tests.browser.conftest import Complaints
 from tests.browser.waiting import drawn
 from tests.store.test_files import png_claiming
@@ -36,7 +37,8 @@ def pixels(content: bytes, mode: str = "RGB") -> np.ndarray:
 
 
 def canvas(page: Page) -> Locator:
-    return page.locator(".easel-desk:not([hidden]) .easel-canvas")
+    """The canvas on view, once its picture and what was painted on it are there."""
+    return page.locator(".easel-desk:not([hidden]) .easel-canvas[aria-busy=false]")
 
 
 def open_source(page: Page, tab: str, content: bytes) -> None:
@@ -46,10 +48,12 @@ def open_source(page: Page, tab: str, content: bytes) -> None:
     if page.locator(".easel-origin").is_visible():
         chooser = page.locator(".easel-origin input[type=file]")
     chooser.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": content})
-    size = Image.open(io.BytesIO(content)).size
-    expect(page.locator(".easel-origin")).to_contain_text(f"{size[0]} × {size[1]} px")
+    picture = Image.open(io.BytesIO(content))
+    expect(page.locator(".easel-origin a[download]")).to_have_attribute(
+        "href", f"/easel/source/{pixel_hash(picture)}.png"
+    )
+    expect(page.locator(".easel-origin")).to_contain_text(f"{picture.width} × {picture.height} px")
     expect(canvas(page)).to_be_visible()
-    page.wait_for_function("document.querySelector('.easel-desk:not([hidden]) img')?.naturalWidth")
 
 
 def stroke(page: Page, across: float = 0.2) -> None:
