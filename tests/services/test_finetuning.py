@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,8 +17,8 @@ import pytest
 
 from studio.core.errors import ModelError, NotFoundError, TrainingError
 from studio.core.request import GenerationRequest
-from studio.core.run import Run, RunPlan
-from studio.core.settings import Settings
+from studio.core.run import Run
+from studio.core.settings import REPOSITORY, Settings
 from studio.services.ownership import TRAINING_LOCK
 from studio.services.run_plan import ALGORITHMS, KNOBS, REWARDS, make_config, parted
 from studio.services.run_reward import readiness
@@ -23,18 +27,11 @@ from studio.store.lock import FileLock
 from studio.training.rewards import KNOWN
 from studio.training.run_folder import ALGORITHMS as OF_ENGINE
 from studio.training.run_folder import FineTuneConfig
+from tests.services.finetune_plan import PLAN
 from tests.services.rated import answer, file_pictures, gallery_campaign, next_pair, vote_many
 from tests.services.test_adapter_shelf import draw
 
 PATIENCE = 240.0  # seconds; a busy machine is slow, not wrong
-QUICK = {
-    "rank": 2, "steps": 3, "guidance_scale": 1.0, "updates": 2, "learning_rate": 0.01,
-    "prompts_per_epoch": 2, "images_per_prompt": 2, "kl_budget": 9000, "diversity_drop": 1,
-}  # fmt: skip
-PLAN = RunPlan(
-    "bright", ("red apple", "castle", "cat"), (), reward="brightness", model="tiny", epochs=2,
-    settings=QUICK,
-)  # fmt: skip
 
 
 def until(look: Callable[[], bool]) -> None:
@@ -145,6 +142,29 @@ def test_a_run_that_the_studio_s_end_cut_short_goes_on_and_ends_the_same(
     assert ended(again, run).state == "trained"
     assert (result(again, run), timeless(again, run)) == whole
     again.close()
+
+
+@pytest.mark.parametrize("step", [2, 9])
+def test_a_run_whose_studio_was_killed_goes_on_and_ends_as_if_it_had_not(
+    whole, settings: Settings, tiny_models: Path, tmp_path: Path, step: int
+):
+    data = tmp_path / "killed"
+    data.mkdir()
+    program = REPOSITORY / "tests/services/killed_studio.py"
+    words = [sys.executable, str(program), str(data), str(tiny_models), str(step)]
+    child = subprocess.run(
+        words, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False,
+        timeout=PATIENCE,
+    )  # fmt: skip
+    assert child.returncode == -signal.SIGKILL
+    studio = open_studio(replace(settings, data_dir=data, models_dir=tiny_models, device="cpu"))
+    [run] = studio.finetuning.all()
+    assert (run.state, len(studio.finetuning.epochs(run.id))) == ("interrupted", 2)
+    studio.finetuning.resume(run.id)
+    run = ended(studio, run)
+    assert run.state == "trained", run.sentence
+    assert (result(studio, run), timeless(studio, run)) == whole
+    studio.close()
 
 
 def test_what_was_running_when_the_studio_was_killed_is_interrupted(studio: Studio):

@@ -21,9 +21,10 @@ from studio.services.model_card import archive, model_card
 from studio.services.pairing import Pool
 from studio.services.studio import Studio, open_studio
 from studio.services.verdict import Outcome
+from tests.services.finetune_plan import PLAN
 from tests.services.rated import answer
 from tests.services.test_adapter_shelf import draw
-from tests.services.test_finetuning import PLAN, ended, result, trained, until
+from tests.services.test_finetuning import ended, result, trained, until
 
 __all__ = ["trained"]  # the fixture
 
