@@ -206,6 +206,7 @@ class _Run:
             self._check_finite(drawn, rewards)
             advantage = advantages(rewards, drawn.prompts, statistics, self.config.ppo)
             yield self._progress(ADVANTAGES)
+            self._set_rate(number)
             figures = yield from self._update(drawn, advantage, number)
         except DivergedError as error:
             restore_adapter(self.model.unet, self.good)
@@ -275,6 +276,13 @@ class _Run:
         self.state.update_batch = self.update.batch
         first, *others = self.team.gathered(self.update.figures)
         return first.together(others)
+
+    def _set_rate(self, number: int) -> None:
+        """The learning rate of an epoch; the first may come before the plan has a length."""
+        ppo, last = self.config.ppo, self.state.epochs or self.config.epochs
+        done = (number - 1) / max(last - 1, 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = ppo.learning_rate * (1 - (1 - ppo.final_rate) * min(done, 1.0))
 
     def _look(self, number: int) -> Generator[Event, None, Images]:
         """Draw the film strip of this epoch and store it."""

@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from studio.core.errors import DiskFullError, TrainingError
 from studio.core.events import EpochDone, Notice, StageProgress
@@ -178,6 +180,20 @@ def test_training_goes_on_from_an_adapter(folder, tmp_path):
     start = tmp_path / "first" / "adapter.safetensors"
     again = finetune(load(folder), BRIGHTNESS, CONFIG, TOOLS, tmp_path / "second", start)
     assert epochs(again)[0].kl > 0
+
+
+def test_the_learning_rate_falls_to_its_share_over_the_planned_epochs(folder, tmp_path):
+    config = replace(CONFIG, ppo=replace(CONFIG.ppo, final_rate=0.0), epochs=3)
+    run, ladder = tmp_path / "run", []
+    events_of(folder, run, config)
+    for epoch in (1, 2, 3):
+        ladder.append(load_file(run / "ladder" / f"epoch-{epoch:04d}" / "adapter.safetensors"))
+    second, third = (
+        max(float((after[n] - w).abs().max()) for n, w in before.items())
+        for before, after in pairwise(ladder)
+    )
+    assert second > 0
+    assert third == 0  # its rate was nought
 
 
 def test_the_ladder_keeps_a_bounded_number_of_adapters(folder, tmp_path):
