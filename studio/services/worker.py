@@ -8,14 +8,12 @@ events mean is its listeners' business: it knows nothing of drawing or training.
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import IntEnum
-from threading import Condition, Thread, get_native_id
+from threading import Condition, Thread
 from typing import Literal, TypeVar
 
 from studio.core.errors import EaselError
@@ -28,7 +26,6 @@ UNFORESEEN = (
     "Something unforeseen went wrong inside Easel. Nothing that was finished is lost; "
     "please try once more, and send the details if it happens again."
 )
-NICER = 5  # than the other threads, in the system's steps: about a third of their weight
 
 
 class Priority(IntEnum):
@@ -194,7 +191,6 @@ class GpuWorker:
         return self._board.closing
 
     def _run(self) -> None:
-        _give_way()
         while self._wait_for_work():
             failure = self._attempt(self._work)
             if failure is not None:  # the device itself was refused: nothing that waits can run
@@ -281,17 +277,6 @@ class GpuWorker:
             return _Failure(str(error), "")
         except Exception as error:  # noqa: BLE001  (a failing job must not end the thread)
             return _Failure(UNFORESEEN, "".join(traceback.format_exception(error)))
-
-
-def _give_way() -> None:
-    """Let every other thread of this machine go first: a click must not wait for a picture.
-
-    On Linux a thread has a niceness of its own, which those that it starts inherit (the device's
-    helpers in torch); elsewhere it is a whole process's, and nothing happens.
-    """
-    if sys.platform == "linux":
-        niceness = os.getpriority(os.PRIO_PROCESS, get_native_id())
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), min(niceness + NICER, 19))
 
 
 def _turn(ticket: _Ticket) -> tuple[int, bool]:
