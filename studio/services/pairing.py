@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, islice
 
 from studio.core.campaign import Campaign, CampaignPicture, PairDraft
 from studio.core.vote import Selection, Vote
@@ -21,11 +21,21 @@ from studio.core.vote import Selection, Vote
 CANDIDATES = 256  # pairs among which a strategy chooses
 TRIES = 40  # draws for each candidate that is wanted
 FEW_PAIRS = 4000  # a pool of up to so many pairs is looked at whole
+MOST_WALKED = 1_000_000  # draws, times TRIES, out of a larger one
 
 Groups = list[tuple[tuple[str, str], list[CampaignPicture]]]
 Pair = tuple[str, str]  # two sha256 in ascending order
 Choose = Callable[[Sequence[Pair]], int]  # candidates -> the place of the one to show
 Repeat = Callable[[], Vote | None]  # the next vote of the rater that may be asked again
+
+
+@dataclass
+class _HeldOut:
+    """Held-out pairs of a pool as they are found."""
+
+    newest: int  # picture of the pool
+    rest: Iterator[tuple[tuple[str, str], Pair]]  # pairs that were not looked at yet
+    found: list[tuple[tuple[str, str], Pair]] = field(default_factory=list)
 
 
 @dataclass
@@ -39,6 +49,7 @@ class Pool:
     newest: int = 0  # number of the last picture that was added
     same_seed: bool = False  # and only on pictures of the same seed
     _grouped: tuple[int, Groups] = field(default=(-1, []), repr=False)
+    _held: _HeldOut | None = field(default=None, repr=False)
 
     def add(self, pictures: Iterable[CampaignPicture]) -> None:
         """Take in pictures that came since."""
@@ -54,6 +65,21 @@ class Pool:
             found = [(key, group) for key, group in self.by_prompt.items() if self._pairs_of(group)]
             self._grouped = (self.newest, sorted(found, key=lambda entry: entry[0]))
         return self._grouped[1]
+
+    def held_out(self, share: float) -> Iterator[tuple[tuple[str, str], Pair]]:
+        """Yield the held-out pairs in an order common to all raters; a pair may come again.
+
+        What was found once is remembered: after thousands of votes the search begins far on.
+        """
+        if self._held is None or self._held.newest != self.newest:
+            draw = random.Random(self.campaign)
+            self._held = _HeldOut(self.newest, _walk(self, draw, MOST_WALKED))
+        held = self._held
+        yield from held.found
+        for key, pair in islice(held.rest, TRIES * CANDIDATES):
+            if is_held_out(self.campaign, pair, share):
+                held.found.append((key, pair))
+                yield key, pair
 
     def pair_count(self) -> int:
         """Return how many different pairs can be shown."""
@@ -148,8 +174,8 @@ def _held_out(queue: Queue, pool: Pool, seen: set[Pair]) -> PairDraft | None:
     share = campaign.plan.held_out_share
     if not share:
         return None
-    for key, pair in _walk(pool, random.Random(campaign.id), len(seen) + CANDIDATES):
-        if pair not in seen and is_held_out(campaign.id, pair, share):
+    for key, pair in pool.held_out(share):
+        if pair not in seen:
             return PairDraft(queue.rater, key[0], *pair, key[1], "random", held_out=True)
     return None
 

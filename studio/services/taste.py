@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -198,9 +199,9 @@ class Taste:
             self._wanted = {}
         yield from self.embed(wanted)
         campaigns = [c for c in self._campaigns.all("running") if c.plan.strategy != "random"]
-        shown = {c.id: [p.sha256 for p in self._campaigns.pictures(c.id)] for c in campaigns}
+        shown = {c.id: list(self._campaigns.pictures(c.id)) for c in campaigns}
         for pictures in shown.values():
-            yield from self.embed(pictures)
+            yield from self.embed([picture.sha256 for picture in pictures])
         if events != self._now.events or not self._now.encoder:
             yield from self._fit(events)
         for campaign, pictures in shown.items():
@@ -231,19 +232,17 @@ class Taste:
         with self._lock:
             self._now = replace(found, features=self._now.features)
 
-    def _lay_out(self, campaign: str, pictures: Sequence[str]) -> None:
+    def _lay_out(self, campaign: str, pictures: Sequence[CampaignPicture]) -> None:
         """Project a campaign's pictures, so that choosing a pair is a matter of milliseconds."""
-        from studio.training.reward import untrained_reward
-
         now, kept = self._now, self._views.get(campaign)
-        known = [sha256 for sha256 in pictures if sha256 in now.features]
-        if len(known) < FEW_PICTURES:
+        known = [picture for picture in pictures if picture.sha256 in now.features]
+        rows = {picture.sha256: row for row, picture in enumerate(known)}
+        if len(rows) < FEW_PICTURES:
             return
-        if kept and kept.learned is now.reward and kept.rows.keys() == set(known):
+        if kept and kept.learned is now.reward and kept.rows.keys() == rows.keys():
             return
-        phi = np.stack([now.features[sha256] for sha256 in known])
-        reward = now.reward or untrained_reward(phi[:MOST_PICTURES])
-        rows = {sha256: row for row, sha256 in enumerate(known)}
+        phi = np.stack([now.features[picture.sha256] for picture in known])
+        reward = now.reward or _prior(phi, [picture.prompt for picture in known])
         view = _View(now.reward, reward, rows, reward.projection(phi))
         self._views = {**self._views, campaign: view}
 
@@ -280,6 +279,17 @@ class _View:
 
 
 _FORGOTTEN = Snapshot()
+
+
+def _prior(phi: np.ndarray, prompts: Sequence[str]) -> Reward:
+    """Return the reward before any vote, about how pictures (N, D) of one prompt differ."""
+    from studio.training.reward import untrained_reward
+
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    meeting = [(a, b) for a, b in pairwise(order) if prompts[a] == prompts[b]][:MOST_PICTURES]
+    one, other = np.array(meeting, dtype=np.int64).reshape(-1, 2).T
+    differences = phi[one] - phi[other] if len(meeting) >= FEW_PICTURES else None
+    return untrained_reward(phi[:MOST_PICTURES], differences=differences)
 
 
 def _judged(

@@ -161,16 +161,22 @@ def fit_reward(
 
 
 def untrained_reward(
-    phi: NDArray[np.floating], config: RewardConfig | None = None, *, prior_std: float = 1.0
+    phi: NDArray[np.floating],
+    config: RewardConfig | None = None,
+    *,
+    prior_std: float = 1.0,
+    differences: NDArray[np.floating] | None = None,
 ) -> Reward:
     """The prior alone, before any vote: every score is 0, and as unsure as the prior is wide.
 
-    `phi` (N, D) are features of the pictures that may be shown. Selection starts from it.
+    `phi` (N, D) are features of the pictures that may be shown, `differences` (M, D) those between
+    pictures that may meet: they decide what is kept. Selection starts from it.
     """
     config = config or RewardConfig()
     phi = np.asarray(phi)
     centre = phi.mean(axis=0)
-    projection = fit_projection(phi - centre, centre, config.components)
+    spread = phi - centre if differences is None else np.asarray(differences)
+    projection = fit_projection(spread, centre, config.components)
     return Reward(
         projection=projection,
         weights=np.zeros(projection.width),

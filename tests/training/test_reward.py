@@ -199,6 +199,14 @@ def test_before_any_vote_every_score_is_zero_and_as_unsure_as_the_prior():
     assert np.mean(reward.score_std(phi) ** 2) == pytest.approx(4, rel=0.01)
 
 
+def test_before_any_vote_what_counts_is_how_pictures_that_meet_differ():
+    chance = np.random.default_rng(0)
+    phi = chance.normal(size=(60, 5)) * [9, 1, 1, 1, 1]
+    phi[1::2, 0] = phi[::2, 0]  # pictures that meet are alike in what differs most elsewhere
+    reward = untrained_reward(phi, differences=phi[::2] - phi[1::2])
+    assert np.abs(reward.projection.axes[0]).max() < 1e-9
+
+
 def test_too_few_votes_are_refused_with_how_many_are_missing():
     votes, _ = made_votes(7)
     with pytest.raises(TrainingError, match="Rate 3 more pairs"):
