@@ -275,12 +275,12 @@ export function editorKey(event) {
   const { canvas } = one;
   const control = event.ctrlKey || event.metaKey;
   const key = event.key.toLowerCase();
+  const onCanvas = event.target.classList?.contains("easel-canvas");
+  if (event.type === "keyup") return Boolean(onCanvas && canvas.key(event)); // else every key would count twice
   if (control && key === "z") return did(event, event.shiftKey ? canvas.redo : canvas.undo);
   if (control && key === "y") return did(event, canvas.redo);
   if (control || event.altKey) return false;
-  const onCanvas = event.target.classList?.contains("easel-canvas");
   if (onCanvas && canvas.key(event)) return did(event, () => {});
-  if (event.type === "keyup") return false;
   const grow = (factor) => () => canvas.set({ size: Math.min(Math.max(Math.round(canvas.tools.size * factor), canvas.tools.size + Math.sign(factor - 1), 1), 500) });
   const run = { b: () => canvas.set({ erase: false, paints: true }), e: () => canvas.set({ erase: true, paints: true }), "[": grow(0.8), "]": grow(1.25), "+": canvas.zoomIn, "=": canvas.zoomIn, "-": canvas.zoomOut, 0: canvas.fit }[key];
   return run && shownPane() ? did(event, () => { run(); renderTools(one); }) : false;

@@ -20,7 +20,7 @@ WORDS = MappingProxyType(
         "negative_prompt": "Negative prompt",
         "model": "Model",
         "model_hash": "Model's files",
-        "adapters": "Adapters",
+        "adapters": "Adapter",
         "width": "Width",
         "height": "Height",
         "steps": "Steps (num_inference_steps)",
