@@ -25,7 +25,7 @@ from studio.services.model_folder import ModelEntry
 from studio.services.models import ModelShelf
 from studio.services.ownership import TRAINING_LOCK
 from studio.services.preference import Preference
-from studio.services.run_plan import checked_settings, make_config, parted
+from studio.services.run_plan import checked_settings, make_config, parted, written_out
 from studio.services.run_reward import readiness, reward_of
 from studio.services.worker import GpuWorker, JobEnded, JobEvent, Priority
 from studio.store.lock import FileLock
@@ -97,6 +97,7 @@ class Finetuning:
                 f"A run needs about {NEEDED >> 20} MB on the disk of the data folder. Make room, "
                 "or choose another --data-dir."
             )
+        plan = replace(plan, settings=written_out(plan.settings))
         run = self._store.create(replace(plan, model_hash=self._shelf.hash_of(entry)))
         self._submit(run)
         return run

@@ -34,7 +34,7 @@ def model_card(
         "## Where it comes from",
         _table(_origin(run, adapter)),
         "## What was measured",
-        _measured(epochs, by_votes, by_reward),
+        _measured(epochs, int(told.get("epoch", 0)), by_votes, by_reward),
         "## Prompts",
         _prompts(run),
         "## Settings",
@@ -75,8 +75,7 @@ def _intended(run: Run, epoch: object) -> str:
     when = datetime.fromtimestamp(run.created_at, UTC).date().isoformat()
     return (
         f"A LoRA on the U-Net of `{run.plan.model}`, fine-tuned by Easel on {when} towards "
-        f"{towards}; the adapter of epoch {epoch}. It draws what its artist prefers and knows "
-        "nothing that its base does not know."
+        f"{towards}; the adapter of epoch {epoch}. It knows nothing that its base does not know."
     )
 
 
@@ -110,19 +109,22 @@ def _cell(value: object) -> str:
 
 
 def _measured(
-    epochs: Sequence[RunEpoch], by_votes: Outcome | None, by_reward: Outcome | None
+    epochs: Sequence[RunEpoch],
+    last_epoch: int,
+    by_votes: Outcome | None,
+    by_reward: Outcome | None,
 ) -> str:
     lines = []
     if by_votes is not None and by_votes.pairs:
         lines.append(f"* Blind pairs against the base, by votes: {by_votes.sentence}")
     if by_reward is not None:
         lines.append(f"* The same pairs, by the reward: {by_reward.sentence}")
-    done = [epoch.figures for epoch in epochs if epoch.epoch]
+    done = [row.figures for row in epochs if 0 < row.epoch <= last_epoch]
     if done:
         first, last = epochs[0].figures, done[-1]
         lines.append(
             f"* Reward on held-out prompts: {first.get('reward_held_out', 0):.3f} before, "
-            f"{last['reward_held_out']:.3f} after {len(done)} epochs"
+            f"{last['reward_held_out']:.3f} after epoch {last_epoch}"
         )
         lines.append(f"* Distance from the base: {last['kl']:.1f} nats a step")
         before, after = (f.get("probes", {}).get("diversity", 0) for f in (first, last))

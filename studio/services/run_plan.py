@@ -143,6 +143,12 @@ def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def written_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with every default beside them: a run keeps those that it began with."""
+    defaults = {knob.name: int(knob.default) if knob.whole else knob.default for knob in KNOBS}
+    return {**defaults, **settings}
+
+
 def make_config(plan: RunPlan) -> FineTuneConfig:
     """Return the engine's configuration of a run. Device thread only: it brings torch."""
     from studio.training.run_folder import FineTuneConfig

@@ -202,6 +202,12 @@ def test_a_second_run_at_once_is_refused_with_a_sentence(studio: Studio):
     assert len(studio.finetuning.all()) == 1
 
 
+def test_a_run_keeps_the_defaults_that_it_began_with(after: Studio):
+    [run] = after.finetuning.all()
+    assert {knob.name for knob in KNOBS} <= run.plan.settings.keys()
+    assert run.plan.settings["rank"] == 2
+
+
 def test_the_command_line_s_training_in_the_same_folder_comes_first(studio: Studio):
     lock = FileLock(studio.settings.data_dir / TRAINING_LOCK)
     assert lock.acquire("finetune")
