@@ -156,12 +156,13 @@ function renderChoice() {
   parts.choice.hidden = selected.size === 0;
   const chosen = [...selected.values()].sort((a, b) => a.id - b.id);
   const sheet = (kind, text) => h("a", { class: "easel-icon", href: `/easel/contact-sheet.${kind}?ids=${chosen.map((p) => p.id).join(",")}`, download: "", title: `Numbered contact sheet as ${text}` }, button("", "sheet").firstChild, text);
-  parts.choice.replaceChildren(
+  parts.choice.replaceChildren(...[
     h("strong", {}, `${selected.size} selected`),
     selected.size === 2 ? button("Compare the two", "halves", () => openComparison(...chosen), { text: "Compare" }) : null,
     sheet("png", "Contact sheet PNG"), sheet("pdf", "Contact sheet PDF"),
     filter.deleted ? null : button("Put them into the bin (Del)", "bin", binSelected, { text: "To the bin" }),
-    button("Select nothing (Esc)", "close", clearSelection, { text: "Clear" }));
+    button("Select nothing (Esc)", "close", clearSelection, { text: "Clear" }),
+  ].filter(Boolean));
 }
 
 export function clearSelection() {
