@@ -97,10 +97,10 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
     from studio.training import lora
     from studio.training.finetune import load_base
 
-    config = make_config(args)
     examples = [lora.Example(*picture) for picture in reading.pictures]
     _say(f"Learning from {len(examples)} pictures.")
     model = load_base(entry.folder, entry.name, settings.device, shelf.hash_of(entry))
+    config = make_config(args, lora.usual_config(model, args.name.strip(), args.trigger.strip()))
     folder = settings.data_dir / FOLDER / file_name(args.name)
     with closing(lora.train(model, examples, config, folder)) as events:
         for event in events:
@@ -128,11 +128,8 @@ def _check(args: argparse.Namespace, reading: FolderReading) -> None:
         raise TrainingError("Give --minutes or --steps, not both.")
 
 
-def make_config(args: argparse.Namespace) -> LoraConfig:
-    """Return the run that the flags describe."""
-    from studio.training.lora import LoraConfig
-
-    config = LoraConfig(args.name.strip(), args.trigger.strip())
+def make_config(args: argparse.Namespace, config: LoraConfig) -> LoraConfig:
+    """Return the run that the flags describe; what they leave open is as in `config`."""
     budget = 0.0 if args.steps else (args.minutes or MINUTES) * 60
     loop = replace(config.loop, seed=args.seed, budget=budget, steps=args.steps or 1)
     loop = replace(loop, learning_rate=args.learning_rate or loop.learning_rate)

@@ -29,7 +29,7 @@ from studio.services.worker import GpuWorker, JobEnded, JobEvent, JobStarted, Pr
 from studio.store.lessons import LessonStore
 
 if TYPE_CHECKING:
-    from studio.training.lora import Example, LoraConfig
+    from studio.training.lora import Example
 
 JOB = "teach"  # ids of jobs: teach-{lesson}
 MINUTES = 15.0  # on offer at first
@@ -252,7 +252,9 @@ class Teaching:
             device, sha256 = self._settings.device, self._shelf.hash_of(entry)
             model = load_base(entry.folder, entry.name, device, sha256)
             yield StageProgress("prepare", 0, len(lesson.pictures), None)
-            examples, config = self._examples(lesson), make_config(lesson)
+            examples = self._examples(lesson)
+            config = lora.usual_config(model, lesson.name, lesson.trigger)
+            config = replace(config, loop=replace(config.loop, budget=lesson.minutes * 60))
             if lesson_id not in self._stopping:
                 with closing(lora.train(model, examples, config, folder)) as events:
                     for event in events:
@@ -328,14 +330,6 @@ class Teaching:
 
     def _run_folder(self, lesson_id: str) -> Path:
         return self._store.folder(lesson_id) / "run"
-
-
-def make_config(lesson: Lesson) -> LoraConfig:
-    """Return the run that a lesson describes. Device thread only: it brings torch."""
-    from studio.training.lora import LoraConfig
-
-    config = LoraConfig(lesson.name, lesson.trigger)
-    return replace(config, loop=replace(config.loop, budget=lesson.minutes * 60))
 
 
 def _step_and_loss(line: str) -> tuple[int, float] | None:

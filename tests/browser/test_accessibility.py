@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.waiting import drawn
 
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
-TABS = ("Text to image", "Image to image", "Inpaint", "Rate", "Fine-tune", "Gallery")
+TABS = ("Text to image", "Image to image", "Inpaint", "Rate", "Fine-tune", "Teach", "Gallery")
 
 
 def violations(page: Page) -> list[str]:

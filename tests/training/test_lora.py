@@ -293,3 +293,13 @@ def test_a_caption_that_the_model_cannot_read_whole_is_told(model, tmp_path):
     events.close()
     assert isinstance(first, Notice)
     assert first.sentence.startswith("0.png: The prompt has 100 tokens and this model reads 75")
+
+
+def test_a_large_model_is_taught_more_gently(model):
+    small = lora.usual_config(model, "a", "b")
+    assert small == LoraConfig("a", "b")
+    with torch.device("meta"):
+        model.unet.lots = torch.nn.Linear(10_000, 10_001)
+    large = lora.usual_config(model, "a", "b")
+    assert large.loop.learning_rate == 0.1 * small.loop.learning_rate
+    assert large.layers == "transformer"
