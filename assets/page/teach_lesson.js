@@ -110,7 +110,7 @@ function draw(lesson) {
   const { adapter, trigger, model } = lesson;
   const written = document.querySelector("#easel-prompt textarea")?.value.trim() ?? "";
   const called = !trigger || written.toLowerCase().includes(trigger.toLowerCase());
-  const prompt = called ? written : [trigger, written].filter(Boolean).join(", ");
+  const prompt = called ? written : [written.replace(/[\s,]+$/, ""), trigger].filter(Boolean).join(", ");
   document.dispatchEvent(new CustomEvent("easel-adapters"));
   command("fill", { task: "txt2img", values: { prompt, model, adapters: [{ ...adapter, strength: 1 }] } });
   toast(`“${lesson.name}” is on; the header shows it.`);

@@ -81,7 +81,7 @@ class LoraConfig:
     """How an adapter is taught."""
 
     name: str  # of the result
-    trigger: str = ""  # put before each caption that does not have it
+    trigger: str = ""  # put behind each caption that does not have it
     rank: int = 16
     layers: str = "everything"  # a key of LAYERS
     batch_size: int = 4  # pictures of one shape
@@ -120,11 +120,11 @@ class Encoded:
 
 
 def full_caption(caption: str, trigger: str) -> str:
-    """Return the caption with the trigger word in it."""
+    """Return the caption with the trigger word in it: at its end, where style words stand."""
     caption, trigger = " ".join(caption.split()), " ".join(trigger.split())
     if not trigger or trigger.casefold() in caption.casefold():
         return caption
-    return f"{trigger}, {caption}" if caption else trigger
+    return f"{caption}, {trigger}" if caption else trigger
 
 
 def check_examples(

@@ -206,11 +206,11 @@ def test_a_picture_is_cropped_in_its_middle_and_never_stretched():
 @pytest.mark.parametrize(
     ("caption", "trigger", "whole"),
     [
-        ("a cat", "zyx", "zyx, a cat"),
+        ("a cat", "zyx", "a cat, zyx"),
         ("a ZYX cat", "zyx", "a ZYX cat"),
         ("", "zyx", "zyx"),
         ("  a \n cat ", "", "a cat"),
-        ("猫が座っている", "線画", "線画, 猫が座っている"),
+        ("猫が座っている", "線画", "猫が座っている, 線画"),
         ("", "", ""),
     ],
 )
