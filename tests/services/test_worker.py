@@ -333,3 +333,58 @@ def test_a_device_that_is_refused_fails_what_waits_with_its_sentence(diary: Diar
     worker.submit("a", counting(1))
     assert diary.wait_for_end("a") == JobEnded("failed", "The data folder cannot be written to.")
     assert worker.close(PATIENCE)
+
+
+def test_a_held_job_rests_while_others_run_and_frees_the_device(diary: Diary) -> None:
+    free = Event()
+
+    @contextmanager
+    def device(_stopped: Callable[[], bool]) -> Iterator[None]:
+        yield
+        free.set()
+
+    worker, gate = GpuWorker(device), Gate(2)
+    worker.listen(diary)
+    worker.submit("training", gate, priority=Priority.TRAINING)
+    assert gate.inside.wait(PATIENCE)
+    assert worker.hold("training")
+    gate.let_pass()
+    assert free.wait(PATIENCE)
+    worker.submit("picture", counting(2))
+    diary.wait_for_end("picture")
+    assert (diary.end_of("training"), gate.closed.is_set()) == (None, False)
+    assert worker.hold("training", held=False)
+    gate.let_pass()
+    assert diary.wait_for_end("training") == JobEnded("done")
+    assert worker.hold("training") is False
+    assert worker.close(PATIENCE)
+
+
+def test_a_held_job_can_be_cancelled_and_is_interrupted_by_the_end(diary: Diary) -> None:
+    worker, first, second = GpuWorker(), Gate(), Gate()
+    worker.listen(diary)
+    for name, gate in (("first", first), ("second", second)):
+        worker.submit(name, gate)
+        assert gate.inside.wait(PATIENCE)
+        worker.hold(name)
+        gate.let_pass()
+        worker.submit(f"after {name}", counting(1))
+        diary.wait_for_end(f"after {name}")
+    worker.cancel("first")
+    assert diary.wait_for_end("first") == JobEnded("cancelled")
+    assert worker.close(PATIENCE)
+    assert diary.end_of("second") == JobEnded("interrupted")
+    assert first.closed.is_set()
+    assert second.closed.is_set()
+
+
+def test_training_gives_way_to_background_work_too(worker: GpuWorker, diary: Diary) -> None:
+    gate = Gate(2)
+    worker.submit("training", gate, priority=Priority.TRAINING)
+    assert gate.inside.wait(PATIENCE)
+    worker.submit("campaign", counting(2), priority=Priority.BACKGROUND)
+    gate.let_pass()
+    diary.wait_for_end("campaign")
+    gate.let_pass()
+    diary.wait_for_end("training")
+    assert diary.steps() == ["training 1", "campaign 1", "campaign 2", "training 2"]
