@@ -31,7 +31,7 @@ class UpdateConfig(Protocol):
 
     @property
     def batch(self) -> int:
-        """(Picture, step) pairs a U-Net call."""
+        """Pairs of a picture and a step a U-Net call."""
 
     @property
     def gradient_clip(self) -> float:
