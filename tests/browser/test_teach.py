@@ -121,7 +121,6 @@ def test_an_artist_teaches_a_style_from_dropped_pictures(
     shown.get_by_role("button", name="Draw with it").click()
     tab = page.get_by_role("tab", name="Text to image")
     expect(tab).to_have_attribute("aria-selected", "true")
-    expect(page.get_by_role("button", name="Adapter: Red")).to_be_visible()
     expect(page.locator("#easel-prompt textarea")).to_have_value(re.compile(", zyx$"))
     page.keyboard.press("Control+Enter")
     page.wait_for_function(
