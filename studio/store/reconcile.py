@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
-from sqlalchemy import Engine, select, update
+from sqlalchemy import select, update
 
 from studio.core.errors import NotFoundError, StorageError
 from studio.core.picture import Picture
+from studio.store.database import Writer
 from studio.store.files import FORMATS, open_picture, read_bytes, sweep_temporaries
 from studio.store.metadata import PictureRecord, read_metadata
 from studio.store.search import mark_prompt
@@ -43,7 +44,7 @@ class Rows(Protocol):
 
 
 def reconcile_folder(
-    rows: Rows, root: Path, writer: Engine, filing: threading.Lock, opened_at: float
+    rows: Rows, root: Path, writer: Writer, filing: threading.Lock, opened_at: float
 ) -> Reconciliation:
     """Compare `root`/pictures with the rows, a day's folder at a time.
 
@@ -70,7 +71,7 @@ def reconcile_folder(
     return totals
 
 
-def _days_of_rows(writer: Engine) -> set[str]:
+def _days_of_rows(writer: Writer) -> set[str]:
     """Return the days' folders that rows name, hopping from one to the next by the path's index."""
     days: set[str] = set()
     after = "pictures/"
@@ -85,7 +86,7 @@ def _days_of_rows(writer: Engine) -> set[str]:
 
 
 def _reconcile_day(
-    rows: Rows, root: Path, writer: Engine, prefix: str, parentless: Orphans
+    rows: Rows, root: Path, writer: Writer, prefix: str, parentless: Orphans
 ) -> Reconciliation:
     folder = root / prefix
     on_disk = (
@@ -107,7 +108,7 @@ def _reconcile_day(
     return Reconciliation(adopted, len(gone), len(back), 0, len(orphans) - adopted)
 
 
-def _shelve(writer: Engine, picture_ids: list[int], shelf: str) -> None:
+def _shelve(writer: Writer, picture_ids: list[int], shelf: str) -> None:
     if not picture_ids:
         return
     with writer.begin() as connection:
@@ -117,7 +118,7 @@ def _shelve(writer: Engine, picture_ids: list[int], shelf: str) -> None:
             mark_prompt(connection, row)
 
 
-def _adopt(rows: Rows, root: Path, path: str, writer: Engine, parentless: Orphans) -> bool:
+def _adopt(rows: Rows, root: Path, path: str, writer: Writer, parentless: Orphans) -> bool:
     """List an orphan if it is whole and carries our recipe."""
     try:
         content = read_bytes(root / path)
@@ -137,7 +138,7 @@ def _adopt(rows: Rows, root: Path, path: str, writer: Engine, parentless: Orphan
     return True
 
 
-def _give_parents(writer: Engine, parentless: Orphans) -> None:
+def _give_parents(writer: Writer, parentless: Orphans) -> None:
     """Link the adopted pictures whose parent was adopted after them."""
     for picture_id, parent in parentless.items():
         parent_id = _number_of(writer, parent)
@@ -147,7 +148,7 @@ def _give_parents(writer: Engine, parentless: Orphans) -> None:
                 connection.execute(change.values(parent_id=parent_id))
 
 
-def _number_of(writer: Engine, sha256: str) -> int | None:
+def _number_of(writer: Writer, sha256: str) -> int | None:
     query = select(PICTURES.c.id).where(PICTURES.c.sha256 == sha256).order_by(PICTURES.c.id)
     with writer.connect() as connection:
         return connection.execute(query.limit(1)).scalar()

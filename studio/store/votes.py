@@ -6,8 +6,6 @@ A vote is acknowledged after its commit, which the database flushes to disk. Sum
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -35,8 +33,6 @@ class VoteStore:
         self._engine = database.engine
         self._writer = database.writer
         self._clock = clock
-        # SQLite has one writer at a time and lets the others poll: a queue here is faster and fair.
-        self._turn = threading.Lock() if database.is_sqlite else contextlib.nullcontext()
 
     def add(self, vote: Vote) -> Vote:
         """Store a vote durably and return it; when this returns, it survives a power cut.
@@ -49,7 +45,7 @@ class VoteStore:
         not his or shows other pictures.
         """
         try:
-            with self._turn, self._writer.begin() as connection:
+            with self._writer.begin() as connection:
                 return self._add(connection, vote)
         except IntegrityError as error:  # another process was faster, between our look and our row
             with self._engine.connect() as connection:
@@ -65,7 +61,7 @@ class VoteStore:
         pair. Ids within `votes` are different. Raises `VoteRefusedError`.
         """
         added, rest = 0, iter(votes)
-        with self._turn, self._writer.begin() as connection:
+        with self._writer.begin() as connection:
             before = newest_number(connection)
             changes = TallyChanges()
             while batch := list(islice(rest, BATCH)):
@@ -83,7 +79,7 @@ class VoteStore:
         `rater`, only his own votes. Raises `NotFoundError`, `VoteRefusedError`.
         """
         try:
-            with self._turn, self._writer.begin() as connection:
+            with self._writer.begin() as connection:
                 vote = _get(connection, vote_id)
                 if rater is not None and vote.rater != rater:
                     raise VoteRefusedError(

@@ -78,7 +78,7 @@ def build_form(model: gr.Dropdown, entry: ModelEntry, upscalers: Sequence[str] =
 def hidden_controls() -> dict[str, Component]:
     """Build what the form keeps without showing it: the open tab, the source, the adapters."""
     return {
-        name: gr.Textbox(label=name, visible="hidden", elem_id=f"easel-{name}")
+        name: gr.Textbox(label=name, visible="hidden", elem_id=f"easel-kept-{name}")
         for name in ("task", "source", "parent", "adapters")
     }
 

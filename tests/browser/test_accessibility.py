@@ -25,6 +25,12 @@ def violations(page: Page) -> list[str]:
     ]
 
 
+TWICE = """() => {
+  const ids = [...document.querySelectorAll('[id^="easel-"]')].map((element) => element.id);
+  return ids.filter((id, place) => ids.indexOf(id) !== place);
+}"""
+
+
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_axe_finds_nothing_on_any_tab(visit: Callable[[], Page], mode: str):
     page = visit()
@@ -42,6 +48,7 @@ def test_axe_finds_nothing_on_any_tab(visit: Callable[[], Page], mode: str):
         )
         page.wait_for_load_state("networkidle")
         found[name] = violations(page)
+    found["ids that stand twice"] = page.evaluate(TWICE)
     page.locator(".easel-card-picture").first.click()
     expect(page.get_by_role("dialog", name="Picture")).to_be_visible()
     found["the viewer"] = violations(page)
