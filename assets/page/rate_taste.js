@@ -21,8 +21,8 @@ export function tastePanel() {
         const mark = JSON.stringify(taste);
         if (mark === shown) return;
         shown = mark;
-        panel.hidden = !taste.predicted;
-        if (taste.predicted) panel.replaceChildren(...content(taste));
+        panel.hidden = !taste.votes;
+        if (taste.votes) panel.replaceChildren(...content(taste));
       } catch { /* the next look is four seconds away */ }
     },
   };

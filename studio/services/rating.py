@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 import random
+import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from threading import Lock
 from typing import Protocol
 
@@ -39,6 +39,9 @@ class Pictures(Protocol):
 
     def content(self, sha256: str) -> bytes:
         """Return a picture's file. Raises NotFoundError when it is gone or binned."""
+
+    def sizes(self, hashes: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Return width and height in pixels of those pictures that `content` would find."""
 
 
 Strategy = Callable[[Campaign, Mapping[str, CampaignPicture]], Choose | None]
@@ -100,9 +103,8 @@ class Rating:
         self._filling = Lock()
         self._pooling = Lock()
         self._pools: dict[str, Pool] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
         self._known_raters: frozenset[str] = frozenset()
-        self._draw = random.SystemRandom()
+        self._draw = random.Random(secrets.randbits(128))
 
     def next_pairs(self, campaign_id: str, rater: str, count: int = 3) -> NextPairs:
         """Return the next pairs of a rater's queue, filling it up first.
@@ -119,8 +121,7 @@ class Rating:
         waiting = self._campaigns.waiting(campaign_id, rater, max(count, LOW))
         if len(waiting) < LOW:
             waiting = self._fill(campaign, rater, count)
-        shown = (blind for pair in waiting if (blind := self._blind(pair)) is not None)
-        pairs = tuple(islice(shown, count))
+        pairs = tuple(self._blind(waiting)[:count])
         return NextPairs(pairs) if pairs else self._nothing(campaign)
 
     def vote(self, answer: Answer) -> Vote:
@@ -152,10 +153,10 @@ class Rating:
         Undoing twice changes nothing more. Raises NotFoundError, VoteRefusedError.
         """
         vote = self._votes.undo(vote_id, event_id, rater=rater)
-        shown = self._blind(self._campaigns.pair(vote.pair_id)) if vote.pair_id else None
-        if shown is None:
+        shown = self._blind([self._campaigns.pair(vote.pair_id)]) if vote.pair_id else []
+        if not shown:
             raise NotFoundError("The vote is taken back, but its pictures are not there any more.")
-        return shown
+        return shown[0]
 
     def newest(self, rater: str, session: str) -> Vote | None:
         """Return the last vote of a sitting that stands."""
@@ -223,22 +224,17 @@ class Rating:
 
         return repeat
 
-    def _blind(self, pair: Pair) -> BlindPair | None:
-        """Return what may be shown of a pair; drops it when a picture is gone."""
-        try:
-            left, right = self._size(pair.left), self._size(pair.right)
-        except NotFoundError:
-            self._campaigns.drop_pair(pair.id)
-            return None
-        width, height = max(left, right)
-        return BlindPair(pair.id, pair.prompt, pair.left_name, pair.right_name, width, height)
-
-    def _size(self, sha256: str) -> tuple[int, int]:
-        content = self._pictures.content(sha256)
-        if sha256 not in self._sizes:
-            with Image.open(io.BytesIO(content)) as image:
-                self._sizes[sha256] = image.size
-        return self._sizes[sha256]
+    def _blind(self, pairs: Sequence[Pair]) -> list[BlindPair]:
+        """Return what may be shown of pairs; drops those of which a picture is gone."""
+        sizes = self._pictures.sizes({name for pair in pairs for name in (pair.left, pair.right)})
+        shown = []
+        for pair in pairs:
+            if not sizes.keys() >= {pair.left, pair.right}:
+                self._campaigns.drop_pair(pair.id)
+                continue
+            size = max(sizes[pair.left], sizes[pair.right])
+            shown.append(BlindPair(pair.id, pair.prompt, pair.left_name, pair.right_name, *size))
+        return shown
 
     def _nothing(self, campaign: Campaign) -> NextPairs:
         plan = campaign.plan

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from studio.core.events import Event, StageProgress
 from studio.core.run import RunPlan
 from studio.services.preference import Preference
-from studio.training.taste_words import LEAST_AGREEMENT_VOTES, WORTH_TRAINING, Agreement
+from studio.training.taste_words import WORTH_TRAINING, Agreement, telling
 
 if TYPE_CHECKING:
     from studio.training.rewards import RewardFunction
@@ -83,8 +83,7 @@ def readiness(preference: Preference, campaign: str = "", reward: str = "") -> R
 
 def agreement_so_far(preference: Preference) -> Agreement | None:
     """Return how well all votes predict each other, None while they are too few to tell."""
-    found = preference.taste.now.agreement
-    return found if found is not None and found.n >= LEAST_AGREEMENT_VOTES else None
+    return telling(preference.taste.now.agreement)
 
 
 def reward_of(

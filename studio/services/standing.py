@@ -27,6 +27,7 @@ from studio.training.taste_words import (
     calibration_sentence,
     more_votes_sentence,
     taste_sentence,
+    telling,
 )
 
 if TYPE_CHECKING:
@@ -90,14 +91,14 @@ class Standing:
     def taste(self) -> TasteFigures:
         """Return how well the taste behind all votes is known, for the page's figure."""
         now, tally = self._taste.now, self._votes.tally()
-        calibration, bins = now.calibration, ()
+        agreement, calibration, bins = telling(now.agreement), now.calibration, ()
         sentences = [more_votes_sentence(tally.votes, now.gain_of_100, now.worth)]
-        if calibration is not None and now.agreement is not None:
+        if calibration is not None and agreement is not None:
             bins = tuple((b.predicted, b.observed, b.n) for b in calibration.bins if b.n)
             sure = sum(p * n for p, _, n in bins) / max(sum(n for *_, n in bins), 1)
-            sentences.append(calibration_sentence(sure, now.agreement.value, calibration.n))
+            sentences.append(calibration_sentence(sure, agreement.value, calibration.n))
         return TasteFigures(
-            predicted=now.agreement,
+            predicted=agreement,
             held_out=now.held_out,
             consistency=_self_consistency(tally),
             sentences=tuple(sentences),

@@ -250,12 +250,12 @@ class CampaignStore:
 
         Raises `NotFoundError`.
         """
+        left = select(PAIRS.c.left).where(PAIRS.c.left_name == name)
+        query = left.union_all(select(PAIRS.c.right).where(PAIRS.c.right_name == name))
         with self._engine.connect() as connection:
-            for public, picture in ((PAIRS.c.left_name, "left"), (PAIRS.c.right_name, "right")):
-                query = select(PAIRS.c[picture]).where(public == name)
-                sha256 = connection.execute(query).scalar_one_or_none()
-                if sha256 is not None:
-                    return sha256
+            sha256 = connection.execute(query).scalars().first()
+        if sha256 is not None:
+            return sha256
         raise NotFoundError("There is no picture of that name; go on with the next pair.")
 
     def repeatable(self, campaign_id: str, rater: str, *, at_least_ago: int = 10) -> list[str]:

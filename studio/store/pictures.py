@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from PIL import Image
@@ -130,15 +130,21 @@ class PictureStore:
 
     def find(self, sha256: str) -> Picture | None:
         """Return the newest picture whose file has this hash and that is not in the bin."""
+        return self.find_all([sha256]).get(sha256)
+
+    def find_all(self, hashes: Collection[str]) -> dict[str, Picture]:
+        """Return what `find` does for each of some hundred hashes, by hash; lost ones are missing.
+
+        One question to the database, however many there are.
+        """
         query = (
             select(PICTURES)
-            .where(PICTURES.c.sha256 == sha256, PICTURES.c.shelf == "gallery")
-            .order_by(PICTURES.c.id.desc())
-            .limit(1)
+            .where(PICTURES.c.sha256.in_(hashes), PICTURES.c.shelf == "gallery")
+            .order_by(PICTURES.c.id)
         )
         with self._engine.connect() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else _picture(row)
+            rows = connection.execute(query).mappings().all()
+        return {row["sha256"]: _picture(row) for row in rows}
 
     def is_in_bin(self, sha256: str) -> bool:
         """Whether a picture with this hash was thrown away and is not in the gallery too."""

@@ -72,6 +72,12 @@ def more_votes_sentence(votes: int, gain_of_100: float | None, worth: int | None
     )
 
 
+def telling(agreement: Agreement | None) -> Agreement | None:
+    """Return how well votes predict each other, None while they are too few to tell."""
+    enough = agreement is not None and agreement.n >= LEAST_AGREEMENT_VOTES
+    return agreement if enough else None
+
+
 def calibration_sentence(predicted: float, observed: float, n: int) -> str:
     """Whether the reward's sureness can be believed: mean certainty against share of hits.
 
