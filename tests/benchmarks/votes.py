@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -42,18 +42,29 @@ REPEATS = 60
 CLICKS = 60  # votes of each rater, one after the other
 AT_ONCE = 20  # raters
 
+Groups = Mapping[str, Sequence[str]]  # prompt -> sha256 of its pictures
 
-def synthetic_vote(number: int, campaign: str, draw: random.Random) -> Vote:
+
+def synthetic_groups() -> Groups:
+    """Hashes of pictures that nobody looks at, by prompt."""
+    groups: dict[str, list[str]] = {}
+    for number in range(PICTURES):
+        groups.setdefault(f"a storm over the sea, number {number % 100}", []).append(sha(number))
+    return groups
+
+
+def synthetic_vote(number: int, campaign: str, groups: Groups, draw: random.Random) -> Vote:
     """A vote as a campaign of 40 raters would leave it, 7 % of them repeats."""
-    left, right = draw.sample(range(PICTURES), 2)
+    prompt = draw.choice(list(groups))
+    left, right = draw.sample(groups[prompt], 2)
     return Vote(
         id=f"vote-{number}",
         created_at=1.7e9 + number,
         rater=RATERS[number % len(RATERS)],
-        left=sha(left),
-        right=sha(right),
+        left=left,
+        right=right,
         choice=draw.choices(["left", "right", "tie", "both_bad", "skip"], [40, 38, 12, 5, 5])[0],
-        prompt=f"a storm over the sea, number {left % 100}",
+        prompt=prompt,
         session_id=f"evening {number // 12_000}",
         campaign=campaign,
         pair_id=f"pair-{number}",
@@ -65,12 +76,12 @@ def synthetic_vote(number: int, campaign: str, draw: random.Random) -> Vote:
     )
 
 
-def fill(database: Database, campaign: str, first: int, number: int) -> None:
-    """Insert votes with their answered pairs, in large transactions."""
+def fill(database: Database, campaign: str, first: int, number: int, groups: Groups) -> None:
+    """Insert votes on pictures of `groups` with their answered pairs, in large transactions."""
     for begin in range(first, first + number, CHUNK):
         draw = random.Random(begin)
         last = min(begin + CHUNK, first + number)
-        votes = [synthetic_vote(n, campaign, draw) for n in range(begin, last)]
+        votes = [synthetic_vote(n, campaign, groups, draw) for n in range(begin, last)]
         pairs = [_pair_values(vote) for vote in votes]
         with database.writer.begin() as connection:
             connection.execute(insert(VOTES), [vote_values(vote, 0) for vote in votes])
@@ -168,7 +179,7 @@ def main(sizes: tuple[int, ...] = SIZES) -> list[dict]:
         voting.campaigns.add_pictures(campaign, taking_part)
         smallest: dict[str, float] = {}
         for votes in sorted(sizes):
-            fill(database, campaign, present + 1, votes - present)
+            fill(database, campaign, present + 1, votes - present, synthetic_groups())
             present = votes
             database.close()  # as after a day's work: statistics refreshed
             database = open_database(settings)

@@ -8,7 +8,12 @@ to the whole answer, which the studio gives after its commit. Idle, and while th
 draws without a pause. Goals: p95 under 50 ms at one rater and 150 ms at twenty, at most doubled by
 drawing.
 
-With `--million`: what the services answer with a million votes in the database, in this process.
+With `--million`: how long the services take with a million votes in the database, in this process
+(goal: p95 under 100 ms for the next pairs and for statistics), and how much more memory the command
+takes that exports them than one that exports a thousand.
+
+With `--haste`: raters who do not look at the pictures, each click at once after the last one. No
+rater does that; it shows how many clicks a second the studio takes in.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import argparse
 import base64
 import http.client
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -34,18 +40,24 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studio.core.settings import REPOSITORY, Settings
-from studio.services.studio import open_studio
+from studio.services.rating import Answer
+from studio.services.studio import Studio, open_studio
+from tests.benchmarks.votes import MILLION, RATERS, fill, timed
 from tests.services.rated import file_pictures, gallery_campaign
 from tests.ui.served import served
 
-RATERS = (1, 20)
+CROWDS = (1, 20)  # raters at the same time
 CLICKS = {1: 60, 20: 15}  # of each rater
 LOOK = (0.7, 1.7)  # seconds between two clicks: a fast rater's
 PROMPTS, EACH = 24, 8  # pictures that are rated
 AHEAD = 3  # pairs that the page holds
 PATIENCE = 300  # seconds until the first picture is drawn
 GOALS = {1: 50, 20: 150}  # milliseconds
+FEW = 1000  # votes of a campaign that is exported to compare with
+SITTING = 150  # clicks with a million votes behind them
+MILLION_GOAL = 100  # milliseconds
 OWNER = "owner:secret-owner"
+HASTE = "in haste"  # raters of this name do not look
 
 
 @dataclass
@@ -56,7 +68,7 @@ class Rater:
     name: str
     campaign: str
     clicks: int
-    look: tuple[float, float] = LOOK
+    look: tuple[float, float] = LOOK  # seconds
 
     def __post_init__(self) -> None:
         self.votes: list[float] = []  # milliseconds from click to acknowledgement
@@ -117,7 +129,8 @@ class Rater:
 
 def crowd(port: int, campaign: str, raters: int, clicks: int, tag: str) -> dict[str, list[float]]:
     """Let raters click at the same time; returns {votes, pairs} in milliseconds."""
-    people = [Rater(port, f"{tag} {number}", campaign, clicks) for number in range(raters)]
+    look = (0.0, 0.0) if tag.startswith(HASTE) else LOOK
+    people = [Rater(port, f"{tag} {number}", campaign, clicks, look) for number in range(raters)]
     threads = [threading.Thread(target=person.rate) for person in people]
     for thread in threads:
         thread.start()
@@ -136,7 +149,7 @@ def in_another_process(*words: object) -> dict[str, list[float]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(raters: tuple[int, ...] = RATERS) -> list[dict]:
+def main(raters: tuple[int, ...] = CROWDS, haste: bool = False) -> list[dict]:
     """Return the figures of every crowd, idle and while drawing."""
     records: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -154,8 +167,9 @@ def main(raters: tuple[int, ...] = RATERS) -> list[dict]:
                     draw_without_pause(owner)
                 for count in raters:
                     clicks = CLICKS.get(count, 15)
-                    found = in_another_process(running.port, campaign, count, clicks, state)
-                    records += crowd_records(found, count, state, records)
+                    tag = f"{HASTE}, {state}" if haste else state
+                    found = in_another_process(running.port, campaign, count, clicks, tag)
+                    records += crowd_records(found, count, tag, records)
     return records
 
 
@@ -179,7 +193,8 @@ def crowd_records(found: dict, count: int, state: str, before: list[dict]) -> li
     for key, metric in (("votes", "click to acknowledgement"), ("pairs", "next pairs, asked")):
         p95 = statistics.quantiles(found[key], n=20)[-1]
         name = f"voting: {metric}, {count} raters"
-        idle = next((r["value"] for r in before if r["metric"] == f"{name}, idle, p95"), p95)
+        at_rest = f"{name}, {state.replace('while drawing', 'idle')}, p95"
+        idle = next((r["value"] for r in before if r["metric"] == at_rest), p95)
         goal = GOALS.get(count) if key == "votes" else 200
         rows.append(
             {
@@ -195,14 +210,106 @@ def crowd_records(found: dict, count: int, state: str, before: list[dict]) -> li
     return rows
 
 
+def million(votes: int = MILLION) -> list[dict]:
+    """Return what the services take with so many votes in the database."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = replace(Settings(), data_dir=Path(folder) / "data")
+        settings.data_dir.mkdir()
+        studio = open_studio(settings)
+        groups: dict[str, list[str]] = {}
+        for picture in file_pictures(studio, prompts=2 * PROMPTS, each=2 * EACH):
+            groups.setdefault(picture.request.prompt, []).append(picture.sha256)
+        campaign = gallery_campaign(studio, name="many", strategy="eig").id
+        few = gallery_campaign(studio, name="few").id
+        fill(studio.databases.shared, few, votes + 1, FEW, groups)
+        fill(studio.databases.shared, campaign, 1, votes, groups)
+        studio.close()  # as after a day's work: statistics refreshed
+        studio = open_studio(settings)
+        studio.preference.taste.learned()
+        found = sitting(studio, campaign) | statistics_of(studio, campaign)
+        studio.close()
+        records = [_million_record(name, times, votes) for name, times in found.items()]
+        return records + export_records(settings, Path(folder), votes)
+
+
+def sitting(studio: Studio, campaign: str) -> dict[str, list[float]]:
+    """Let one of the raters go on rating; returns milliseconds by what he waits for."""
+    rating, rater, draw = studio.preference.rating, RATERS[3], random.Random(1)
+    found: dict[str, list[float]] = {"next pairs": [], "a vote": []}
+    for number in range(SITTING):
+        started = time.perf_counter()
+        pair = rating.next_pairs(campaign, rater, AHEAD + 1).pairs[0]
+        found["next pairs"].append((time.perf_counter() - started) * 1000)
+        choice = draw.choice(["left", "right", "tie"])
+        answer = Answer(f"sitting-{number}", pair.pair, rater, "sitting", choice, 1000)
+        started = time.perf_counter()
+        rating.vote(answer)
+        found["a vote"].append((time.perf_counter() - started) * 1000)
+    names = (f"newcomer {number}" for number in range(SITTING))
+    found["a newcomer's first pairs"] = timed(
+        lambda: rating.next_pairs(campaign, next(names), AHEAD + 1), 30
+    )
+    return found
+
+
+def statistics_of(studio: Studio, campaign: str) -> dict[str, list[float]]:
+    """Return the milliseconds that each statistic of the Rate tab takes."""
+    standing, rater = studio.preference.standing, RATERS[3]
+    return {
+        "a rater's quiet line": timed(lambda: standing.sentence(campaign, rater), 30),
+        "a campaign's line": timed(lambda: standing.campaign_sentence(campaign), 30),
+        "a rater's count": timed(lambda: standing.votes(campaign, rater), 30),
+        "the taste's figures": timed(standing.taste, 30),
+        "the list of campaigns": timed(studio.preference.campaigns.all, 30),
+    }
+
+
+def export_records(settings: Settings, folder: Path, votes: int) -> list[dict]:
+    """Export a thousand votes and then all, each by the command; compare peak memories."""
+    records = []
+    for name in ("few", "many"):  # this order: a process tells the largest of its children only
+        words = ["--data-dir", settings.data_dir, "--format", "jsonl", "--campaign", name]
+        command = [sys.executable, "launch.py", "votes", "export", *map(str, words)]
+        started = time.perf_counter()
+        process = subprocess.Popen([*command, "--output", folder / name], cwd=REPOSITORY)
+        _, status, used = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"The export of '{name}' failed.")
+        records.append(
+            {
+                "metric": f"voting: peak memory of the command that exports {name}",
+                "value": round(used.ru_maxrss / 1024, 1),
+                "unit": "MiB",
+                "n": FEW if name == "few" else votes,
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+        )
+    ratio = records[1]["value"] / records[0]["value"]
+    return [records[0], records[1] | {"ratio_to": f"{FEW} votes", "ratio": round(ratio, 2)}]
+
+
+def _million_record(name: str, times: list[float], votes: int) -> dict:
+    return {
+        "metric": f"voting: with many votes, {name}, p95",
+        "value": round(statistics.quantiles(times, n=20)[-1], 2),
+        "unit": "ms",
+        "n": votes,
+        "ratio_to": f"goal {MILLION_GOAL} ms",
+        "median": round(statistics.median(times), 2),
+    }
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--raters", type=int, nargs="+", default=list(RATERS))
+    parser.add_argument("--raters", type=int, nargs="+", default=list(CROWDS))
+    parser.add_argument("--haste", action="store_true", help="raters who do not look")
+    parser.add_argument("--million", nargs="?", type=int, const=MILLION, metavar="VOTES")
     parser.add_argument("--crowd", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.crowd:
         port, campaign, *numbers, tag = args.crowd
         print(json.dumps(crowd(int(port), campaign, *map(int, numbers), tag)))
     else:
-        for line in main(tuple(args.raters)):
+        found = million(args.million) if args.million else main(tuple(args.raters), args.haste)
+        for line in found:
             print(json.dumps(line))

@@ -16,7 +16,7 @@ from studio.store.metadata import PNG_SIGNATURE, read_metadata, strip_metadata
 from studio.store.vote_pictures import VotePictures, check_picture
 from studio.store.votes import VoteStore
 
-REMEMBERED = 4096  # pictures whose name in the export is known
+REMEMBERED = 32_768  # pictures whose name and file in the export are known: some 20 MB
 SUFFIXES = ((PNG_SIGNATURE, ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp"))
 IMAGES = "images"
 STRIPPED = ".stripped"  # removed before the export is handed over
@@ -51,6 +51,7 @@ class Outgoing:
         self._pictures = pictures
         self._rater = pseudonym if choices.pseudonyms else lambda name: name
         self._name_of = lru_cache(REMEMBERED)(self._find_name)
+        self._files: dict[str, str] = {}  # hash -> name of the file that was written
 
     def votes(self) -> Iterator[Vote]:
         """Yield the votes that stand and whose pictures are all there; the others are counted."""
@@ -91,9 +92,14 @@ class Outgoing:
 
     def picture_file(self, sha256: str) -> tuple[str, bool]:
         """Return the name of a picture's file in the export, and whether it was written now."""
+        if sha256 in self._files:
+            return self._files[sha256], False
         content = self.content(sha256)
         suffix = next((end for start, end in SUFFIXES if content.startswith(start)), "")
         name = f"{IMAGES}/{sha256}{suffix}"
+        if len(self._files) == REMEMBERED:
+            self._files.clear()
+        self._files[sha256] = name
         is_new = not (self.folder / name).exists()
         if is_new:
             atomic_write(self.folder / name, content)
