@@ -100,6 +100,7 @@ function tools(campaign) {
     h("span", { class: "easel-gap" }),
     link(`report/${campaign.id}.html`, "Study report"),
     link(`report/${campaign.id}.csv`, "CSV"),
+    campaign.votes ? h("a", { class: "easel-icon", href: `/easel/rate/owner/export/${campaign.id}.zip`, download: `${campaign.name}.zip`, title: "The votes with their pictures, for another studio to take in" }, "Export votes") : null,
     campaign.state === "running" ? chooser(campaign) : null);
 }
 

@@ -112,12 +112,15 @@ class VoteStore:
         *,
         include_undone: bool = False,
         after: int = 0,
+        up_to: int | None = None,
     ) -> Iterator[Vote]:
         """Yield votes in the order of their arrival, a page in memory at a time.
 
-        `after` skips votes up to that `newest_number`, for readers that keep up as votes arrive.
+        `after` skips votes up to that `newest_number`, for readers that keep up as votes arrive;
+        `up_to` ends with it, for readers that want what is there now.
         """
-        for _, vote in self.numbered(campaign, rater, include_undone=include_undone, after=after):
+        chosen = {"include_undone": include_undone, "after": after, "up_to": up_to}
+        for _, vote in self.numbered(campaign, rater, **chosen):
             yield vote
 
     def numbered(
@@ -127,9 +130,11 @@ class VoteStore:
         *,
         include_undone: bool = False,
         after: int = 0,
+        up_to: int | None = None,
     ) -> Iterator[tuple[int, Vote]]:
         """Yield (number, vote) as `votes` does."""
         query = _votes(include_undone).order_by(VOTES.c.number).limit(PAGE)
+        query = query if up_to is None else query.where(VOTES.c.number <= up_to)
         query = query if campaign is None else query.where(VOTES.c.campaign == campaign)
         query = query if rater is None else query.where(VOTES.c.rater == rater)
         while True:
@@ -141,11 +146,17 @@ class VoteStore:
                 return
             after = rows[-1]["number"]
 
-    def undos(self) -> Iterator[Undo]:
-        """Yield every undo in the order of its arrival, a page in memory at a time."""
+    def undos(self, campaign: str | None = None, *, up_to: int | None = None) -> Iterator[Undo]:
+        """Yield undos in the order of their arrival, a page in memory at a time.
+
+        Those of one campaign's votes, of votes up to that `newest_number`, or all.
+        """
+        undone = select(UNDOS).join(VOTES, VOTES.c.id == UNDOS.c.vote_id)
+        undone = undone if campaign is None else undone.where(VOTES.c.campaign == campaign)
+        undone = undone if up_to is None else undone.where(VOTES.c.number <= up_to)
         after = 0
         while True:
-            query = select(UNDOS).where(UNDOS.c.number > after).order_by(UNDOS.c.number)
+            query = undone.where(UNDOS.c.number > after).order_by(UNDOS.c.number)
             with self._engine.connect() as connection:
                 rows = connection.execute(query.limit(PAGE)).mappings().all()
             for row in rows:

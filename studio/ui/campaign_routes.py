@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from studio.core.campaign import STRATEGIES, Campaign, CampaignPlan, Contestant
@@ -96,6 +96,12 @@ def owner_routes(studio: Studio) -> APIRouter:
     @router.get("/report/{campaign_id}.{kind}")
     def report(campaign_id: str, kind: str) -> Response:
         return _report(studio, campaign_id, kind)
+
+    @router.get("/export/{campaign_id}.zip")
+    def export(campaign_id: str) -> StreamingResponse:
+        parts = studio.preference.transfer.export_zip(campaigns.get(campaign_id).id)
+        headers = {"Content-Disposition": 'attachment; filename="votes.zip"'} | dict(FRESH)
+        return StreamingResponse(parts, 200, headers, "application/zip")
 
     return router
 

@@ -234,6 +234,14 @@ def test_readers_go_on_while_a_writer_is_at_work(database: Database):
     assert read == [{"seed": 1}]
 
 
+def test_a_writer_that_failed_lets_the_next_one_write(database: Database):
+    with pytest.raises(KeyError), database.writer.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM forms")
+        raise KeyError
+    FormStore(database).save("page", {"seed": 3})  # else this would wait for ever
+    assert FormStore(database).load("page") == {"seed": 3}
+
+
 def test_two_writers_wait_for_each_other_and_lose_nothing(database: Database):
     jobs = JobStore(database)
 

@@ -219,6 +219,32 @@ def test_a_zip_is_read_like_its_folder(voting: Voting, elsewhere: Voting, tmp_pa
     assert list(elsewhere.votes.votes()) == list(voting.votes.votes())
 
 
+def test_a_campaign_leaves_as_a_zip_that_is_sent_while_it_is_made(
+    voting: Voting, elsewhere: Voting, tmp_path: Path
+):
+    filled(voting)
+    kept = voting.folder()
+    whole = b"".join(voting.transfer.export_zip("c1"))
+    assert voting.folder() == kept  # nothing is left behind
+    (tmp_path / "out.zip").write_bytes(whole)
+    elsewhere.transfer.import_votes("jsonl", tmp_path / "out.zip")
+    everything = {"include_undone": True}
+    assert list(elsewhere.votes.votes(**everything)) == list(voting.votes.votes("c1", **everything))
+    assert list(elsewhere.votes.undos()) == list(voting.votes.undos("c1"))
+    for brought in elsewhere.votes.votes():
+        there = elsewhere.pictures.content(brought.left)
+        assert there == voting.pictures.content(brought.left)
+
+
+def test_a_zip_that_is_cut_off_imports_nothing(voting: Voting, elsewhere: Voting, tmp_path: Path):
+    filled(voting)
+    whole = b"".join(voting.transfer.export_zip("c1"))
+    (tmp_path / "out.zip").write_bytes(whole[:-30])
+    with pytest.raises(ImportRefusedError, match="zip"):
+        elsewhere.transfer.import_votes("jsonl", tmp_path / "out.zip")
+    assert elsewhere.votes.count() == 0
+
+
 def test_what_a_killed_import_left_is_removed_by_the_next(voting: Voting, tmp_path: Path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -267,6 +267,20 @@ def test_votes_of_a_campaign_and_rater_are_read_page_by_page(votes: VoteStore):
     assert votes.newest_number() == numbered[-1][0]
 
 
+def test_a_reader_may_keep_to_what_was_there_when_it_began(votes: VoteStore):
+    first, other = votes.add(vote(campaign="c", pair_id="")), votes.add(vote(campaign="d"))
+    votes.undo(other.id, "of d")
+    began = votes.newest_number()
+    votes.undo(first.id, "of c")
+    later = votes.add(vote(campaign="c"))
+    votes.undo(later.id, "of later")
+    kept = list(votes.votes("c", include_undone=True, up_to=began))
+    assert kept == [first]
+    assert [undo.id for undo in votes.undos("c", up_to=began)] == ["of c"]
+    assert [undo.id for undo in votes.undos("c")] == ["of c", "of later"]
+    assert [undo.id for undo in votes.undos()] == ["of d", "of c", "of later"]
+
+
 def test_many_votes_come_in_whole_or_not_at_all(votes: VoteStore):
     first = votes.add(vote(id="known"))
     many = [*(vote() for _ in range(1200)), vote(id="known", choice="right")]

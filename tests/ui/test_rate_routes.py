@@ -7,6 +7,7 @@ import io
 import json
 import re
 import uuid
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -250,6 +251,19 @@ def test_the_study_report_asks_for_nothing_from_outside(lab: Lab):
     table = lab.ask(f"/easel/rate/owner/report/{lab.campaign}.csv")
     assert table.body.startswith(b"section,name,other,metric,value,low,high,n\n")
     assert lab.ask("/easel/rate/owner/report/nothing.html").status == 404
+
+
+def test_the_owner_downloads_the_votes_with_their_pictures(lab: Lab):
+    pair = lab.pairs("bob").json()["pairs"][0]
+    vote = lab.vote("bob", pair["pair"]).json()["vote"]
+    answer = lab.ask(f"/easel/rate/owner/export/{lab.campaign}.zip")
+    assert answer.headers["content-disposition"].startswith("attachment")
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
+        lines = archive.read("votes.jsonl").decode().splitlines()
+        events = {row["vote"]["id"]: row["vote"] for row in map(json.loads, lines) if "vote" in row}
+        assert f"images/{events[vote]['left']}.png" in archive.namelist()
+    assert lab.ask("/easel/rate/owner/export/none.zip").status == 404
+    assert lab.ask(f"/easel/rate/owner/export/{lab.campaign}.zip", "bob").status == 403
 
 
 def test_stars_ratings_and_the_best_of_a_batch_are_votes(lab: Lab):

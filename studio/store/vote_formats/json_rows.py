@@ -33,7 +33,12 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def write_json_row(file: TextIO, row: dict[str, Any]) -> None:
     """Write one object and a line's end."""
-    file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
+    file.write(json_line(row))
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """Return one object with a line's end."""
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 class _Text:

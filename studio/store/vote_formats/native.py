@@ -16,41 +16,51 @@ from typing import Any
 from studio.core.errors import ImportRefusedError
 from studio.core.vote import Undo, Vote
 from studio.store.vote_formats.incoming import Incoming, checked_vote
-from studio.store.vote_formats.json_rows import read_json_rows, write_json_row
+from studio.store.vote_formats.json_rows import json_line, read_json_rows
 from studio.store.vote_formats.outgoing import Outgoing
 
 SCHEMA_VERSION = 1
+EVENTS, PICTURES = "votes.jsonl", "images.jsonl"
 
 
 def write(out: Outgoing) -> int:
     """Write every vote, undone ones too; returns how many."""
     count = 0
     with (
-        (out.folder / "votes.jsonl").open("w", encoding="utf-8") as events,
-        (out.folder / "images.jsonl").open("w", encoding="utf-8") as images,
+        (out.folder / EVENTS).open("w", encoding="utf-8") as events,
+        (out.folder / PICTURES).open("w", encoding="utf-8") as images,
     ):
-        for vote, gone in out.every_vote():
-            row: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "event": "vote"}
-            row["vote"] = vote.to_dict()
-            if gone:
-                row["gone"] = gone
-            write_json_row(events, row)
-            for sha256 in {vote.left, vote.right} - {"", *gone}:
+        for row, pictures in event_rows(out):
+            events.write(json_line(row))
+            for sha256 in pictures:
                 name, is_new = out.picture_file(sha256)
                 if is_new:
-                    picture = {"schema_version": SCHEMA_VERSION, "sha256": sha256, "file": name}
-                    write_json_row(images, picture)
-            count += 1
-        for undo in out.undos():
-            row = {"schema_version": SCHEMA_VERSION, "event": "undo", "undo": asdict(undo)}
-            write_json_row(events, row)
+                    images.write(json_line(picture_row(sha256, name)))
+            count += row["event"] == "vote"
     return count
+
+
+def event_rows(out: Outgoing) -> Iterator[tuple[dict[str, Any], set[str]]]:
+    """Yield each line of votes.jsonl, with the pictures that leave with it."""
+    for vote, gone in out.every_vote():
+        row: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "event": "vote"}
+        row["vote"] = vote.to_dict()
+        if gone:
+            row["gone"] = gone
+        yield row, {vote.left, vote.right} - {"", *gone}
+    for undo in out.undos():
+        yield {"schema_version": SCHEMA_VERSION, "event": "undo", "undo": asdict(undo)}, set()
+
+
+def picture_row(sha256: str, name: str) -> dict[str, Any]:
+    """Return the line of images.jsonl about one picture's file."""
+    return {"schema_version": SCHEMA_VERSION, "sha256": sha256, "file": name}
 
 
 def read(folder: Incoming) -> Iterator[Vote | Undo]:
     """Yield votes and undos; the pictures are staged first."""
     _stage_pictures(folder)
-    for where, row in read_json_rows(folder.find("votes.jsonl", "*/votes.jsonl", "*.jsonl")):
+    for where, row in read_json_rows(folder.find(EVENTS, f"*/{EVENTS}", "*.jsonl")):
         if row.get("schema_version") != SCHEMA_VERSION:
             raise ImportRefusedError(
                 f"{where} is of schema version {str(row.get('schema_version'))[:20]}; this Easel "
@@ -74,7 +84,7 @@ def read(folder: Incoming) -> Iterator[Vote | Undo]:
 
 
 def _stage_pictures(folder: Incoming) -> None:
-    for where, row in read_json_rows(folder.find("images.jsonl", "*/images.jsonl", beside=True)):
+    for where, row in read_json_rows(folder.find(PICTURES, f"*/{PICTURES}", beside=True)):
         sha256 = folder.picture(row.get("file"), where)
         if sha256 != row.get("sha256"):
             raise ImportRefusedError(

@@ -49,13 +49,14 @@ class Outgoing:
         self.picture_count = 0
         self._votes = votes
         self._pictures = pictures
+        self._newest = votes.newest_number()  # what comes meanwhile stays here, with its undos
         self._rater = pseudonym if choices.pseudonyms else lambda name: name
         self._name_of = lru_cache(REMEMBERED)(self._find_name)
         self._files: dict[str, str] = {}  # hash -> name of the file that was written
 
     def votes(self) -> Iterator[Vote]:
         """Yield the votes that stand and whose pictures are all there; the others are counted."""
-        for vote in self._votes.votes(self.choices.campaign):
+        for vote in self._votes.votes(self.choices.campaign, up_to=self._newest):
             leaving = self.leaving(vote)
             if leaving is None:
                 self.left_out["their pictures are gone"] += 1
@@ -64,7 +65,8 @@ class Outgoing:
 
     def every_vote(self) -> Iterator[tuple[Vote, list[str]]]:
         """Yield also undone votes, and with each the pictures of it that are gone."""
-        for vote in self._votes.votes(self.choices.campaign, include_undone=True):
+        every = {"include_undone": True, "up_to": self._newest}
+        for vote in self._votes.votes(self.choices.campaign, **every):
             shown = [picture for picture in (vote.left, vote.right) if picture]
             names = {picture: self._name_of(picture) for picture in shown}
             left, right = names[vote.left] or vote.left, names.get(vote.right) or vote.right
@@ -73,9 +75,8 @@ class Outgoing:
 
     def undos(self) -> Iterator[Undo]:
         """Yield the undos of the votes that `every_vote` yields."""
-        for undo in self._votes.undos():
-            if self.choices.campaign in (None, self._votes.get(undo.vote_id).campaign):
-                yield replace(undo, rater=self._rater(undo.rater))
+        for undo in self._votes.undos(self.choices.campaign, up_to=self._newest):
+            yield replace(undo, rater=self._rater(undo.rater))
 
     def leaving(self, vote: Vote) -> Vote | None:
         """Return a vote as it leaves; None when a picture of it is gone."""
@@ -95,8 +96,7 @@ class Outgoing:
         if sha256 in self._files:
             return self._files[sha256], False
         content = self.content(sha256)
-        suffix = next((end for start, end in SUFFIXES if content.startswith(start)), "")
-        name = f"{IMAGES}/{sha256}{suffix}"
+        name = file_name(sha256, content)
         if len(self._files) == REMEMBERED:
             self._files.clear()
         self._files[sha256] = name
@@ -127,6 +127,12 @@ class Outgoing:
     def _parked(self, sha256: str) -> Path:
         """Where a stripped picture waits; the folder does not leave."""
         return self.folder / STRIPPED / sha256
+
+
+def file_name(sha256: str, content: bytes) -> str:
+    """Return the name of a picture's file in an export."""
+    suffix = next((end for start, end in SUFFIXES if content.startswith(start)), "")
+    return f"{IMAGES}/{sha256}{suffix}"
 
 
 def without_recipe(content: bytes) -> bytes:

@@ -27,6 +27,7 @@ from studio.store.vote_formats import dpo, hpdv2, imagereward, native, pickapic
 from studio.store.vote_formats.incoming import ImportChoices, Incoming, unpack
 from studio.store.vote_formats.outgoing import STRIPPED, ExportChoices, Outgoing
 from studio.store.vote_formats.spool import Spool
+from studio.store.vote_formats.zipped import zipped
 from studio.store.vote_pictures import VotePictures
 from studio.store.votes import VoteStore
 
@@ -141,13 +142,7 @@ class VoteTransfer:
                 f"{directory} is there already and not empty. Name a new folder for the export."
             )
         with _scratch(directory.parent) as folder:
-            out = Outgoing(
-                folder,
-                self._votes,
-                self._pictures,
-                choices or ExportChoices(),
-                lambda name: self._raters.ensure(name).pseudonym,
-            )
+            out = self._outgoing(folder, choices)
             try:
                 count = chosen.write(out)
                 shutil.rmtree(folder / STRIPPED, ignore_errors=True)
@@ -158,6 +153,24 @@ class VoteTransfer:
             except OSError as error:
                 raise storage_error(error, "export to", directory) from error
         return ExportReport(count, directory, dict(out.left_out))
+
+    def export_zip(self, campaign: str) -> Iterator[bytes]:
+        """Yield a zip of a campaign's votes and pictures in Easel's own format, as it is made.
+
+        Neither memory nor disk holds more than a part of it. A zip that is cut off, because its
+        reader left or a picture was lost meanwhile, has no table of contents and imports nothing.
+        """
+        with _scratch(self._data_dir) as folder:
+            yield from zipped(self._outgoing(folder, ExportChoices(campaign)))
+
+    def _outgoing(self, folder: Path, choices: ExportChoices | None) -> Outgoing:
+        return Outgoing(
+            folder,
+            self._votes,
+            self._pictures,
+            choices or ExportChoices(),
+            lambda name: self._raters.ensure(name).pseudonym,
+        )
 
     def _move(self, staged: list[Path]) -> list[Path]:
         """Put staged pictures that are new in their place; returns where."""
