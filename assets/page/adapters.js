@@ -42,10 +42,12 @@ function render() {
 }
 
 // The form keeps it; a slider that is being moved is told once it rests.
-function keep() {
+function keep(wait = 0) {
   render();
   clearTimeout(saving);
-  saving = setTimeout(() => { saving = null; command("adapters", { adapters: chosen }); }, 250);
+  const save = () => { saving = null; command("adapters", { adapters: chosen }); };
+  if (wait) saving = setTimeout(save, wait);
+  else save();
 }
 
 function renderList() {
@@ -62,7 +64,7 @@ function row(entry) {
   const strength = h("input", { type: "range", min: 0, max: 1.5, step: 0.05, value: use?.strength ?? entry.strength, disabled: !use, "aria-label": `Strength of ${entry.name}`, oninput: () => {
     chosen = chosen.map((other) => (other.sha256 === entry.sha256 ? { ...other, strength: Number(strength.value) } : other));
     said.textContent = writes(strength.value);
-    keep();
+    keep(250);
   } });
   const tick = h("input", { type: "checkbox", checked: Boolean(use), disabled: Boolean(entry.problem) && !use, onchange: () => {
     chosen = tick.checked ? [...chosen, { name: entry.name, sha256: entry.sha256, strength: entry.strength }] : chosen.filter((other) => other.sha256 !== entry.sha256);

@@ -59,9 +59,9 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One studio for all journeys, with the tiny model."""
+    """One studio for all journeys of a file, with the tiny model."""
     folder = tmp_path_factory.mktemp("browser")
     build_tiny_model(folder / "models" / "tiny")
     (folder / "data").mkdir()

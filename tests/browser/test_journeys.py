@@ -20,8 +20,9 @@ def prompt(page: Page):
     return page.get_by_label("Prompt", exact=True)
 
 
-def set_form(page: Page, words: str, steps: int = 2, count: int = 1) -> None:
+def set_form(page: Page, words: str, steps: int = 2, count: int = 1, width: int = 64) -> None:
     prompt(page).fill(words)
+    page.get_by_label("Width", exact=True).fill(str(width))
     page.get_by_label("Pictures", exact=True).fill(str(count))
     if not page.get_by_label("number input for Steps (num_inference_steps)").is_visible():
         page.get_by_role("button", name="More").click()
@@ -49,7 +50,7 @@ def test_first_picture(visit: Visit, studio: Served):
 
 def test_cancel_keeps_what_is_finished(visit: Visit, studio: Served):
     page = visit()
-    set_form(page, "a long drawing", steps=100, count=64)
+    set_form(page, "a long drawing", steps=100, count=64, width=512)
     page.keyboard.press("Control+Enter")
     cancel = page.locator("#easel-cancel-button")
     expect(cancel).to_contain_text("step")
@@ -62,14 +63,14 @@ def test_cancel_keeps_what_is_finished(visit: Visit, studio: Served):
 
 def test_a_reloaded_page_finds_its_drawing_and_its_form(visit: Visit):
     page = visit()
-    set_form(page, "a drawing that goes on", steps=100, count=16)
+    set_form(page, "a drawing that goes on", steps=100, count=64, width=512)
     page.keyboard.press("Control+Enter")
     expect(page.locator("#easel-cancel-button")).to_contain_text("step")
     page.reload()
     expect(page.locator("#easel-cancel-button")).to_contain_text("step")
     expect(page.locator(".easel-caption")).to_contain_text("a drawing that goes on")
     expect(prompt(page)).to_have_value("a drawing that goes on")
-    expect(page.get_by_label("Pictures", exact=True)).to_have_value("16")
+    expect(page.get_by_label("Pictures", exact=True)).to_have_value("64")
     page.locator("#easel-cancel-button").click()
     expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"))
 
