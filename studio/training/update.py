@@ -96,6 +96,7 @@ class Update:
     ) -> None:
         self.policy = policy
         self.batch = config.batch  # shrinks when memory runs out
+        self._measured = config.batch  # pairs that the divergence is measured on, by all together
         self.figures = UpdateFigures()
         self._texts = texts
         self._optimizer = optimizer
@@ -130,7 +131,8 @@ class Update:
             -(-pairs // self.batch) * self._calls_a_batch(number)
             for number, pairs in enumerate(mine)
         )
-        return learning + 2  # the divergence at the end
+        measured = len(self._team.part(range(min(self._measured, pictures * actions))))
+        return learning + 2 * -(-measured // self.batch)  # the divergence at the end
 
     def _begin(self, drawn: Trajectories, seed: int, epoch: int) -> None:
         """Prepare an epoch."""
@@ -159,14 +161,13 @@ class Update:
     def _measure(self, drawn: Trajectories, chance: np.random.Generator) -> Iterator[int]:
         """How far the policy is from its base now, on a batch of the epoch's pairs."""
         count = len(drawn.prompts) * self._places(drawn)
-        chosen = torch.from_numpy(chance.permutation(count))[: self.batch * self._team.count]
+        chosen = torch.from_numpy(chance.permutation(count))[: self._measured]
         pairs = torch.stack([chosen // self._places(drawn), chosen % self._places(drawn)], 1)
         mine = self._team.part(pairs)
-        if not len(mine):
-            return
-        mean, base_mean, std = yield from self._means(drawn, mine)
-        self.figures.kl_pairs += len(mine)
-        self.figures.kl += float(kl_to_base(mean, base_mean, std).sum()) * mean[0].numel()
+        for some in mine.split(self.batch) if len(mine) else ():
+            mean, base_mean, std = yield from self._means(drawn, some)
+            self.figures.kl_pairs += len(some)
+            self.figures.kl += float(kl_to_base(mean, base_mean, std).sum()) * mean[0].numel()
 
     def _one_step(self, drawn: Trajectories, advantage: Tensor, pairs: Tensor) -> Iterator[int]:
         [group] = self._optimizer.param_groups
