@@ -27,7 +27,7 @@ from studio.store.database import open_database
 from studio.store.files import open_picture
 from studio.store.pictures import PictureStore
 
-ROOM = 2_000_000  # bytes
+ROOM = 3_500_000  # bytes
 REQUEST = GenerationRequest(prompt="a long day", seed=1)
 
 
@@ -55,7 +55,7 @@ def main(mode: str, folder: Path) -> None:
         size = f"size={ROOM}"
         subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=True)
     ballast = folder / "ballast"
-    ballast.write_bytes(bytes(400_000))
+    ballast.write_bytes(bytes(1_200_000))
     if mode == "injected":
         inject()
     settings = Settings(data_dir=folder)
