@@ -116,7 +116,7 @@ class Rater:
         answer = self._http.getresponse()
         found = answer.read()
         if answer.status != 200:
-            raise SystemExit(f"{path}: {answer.status} {found[:300]!r}")
+            raise RuntimeError(f"{path}: {answer.status} {found[:300]!r}")
         return found
 
     @staticmethod
@@ -129,7 +129,8 @@ class Rater:
 def crowd(port: int, campaign: str, raters: int, clicks: int, tag: str) -> dict[str, list[float]]:
     """Let raters click at the same time; returns {votes, pairs} in milliseconds."""
     look = (0.0, 0.0) if tag.startswith(HASTE) else LOOK
-    people = [Rater(port, f"{tag} {number}", campaign, clicks, look) for number in range(raters)]
+    names = [f"{tag} {number} of {raters}" for number in range(raters)]
+    people = [Rater(port, name, campaign, clicks, look) for name in names]
     threads = [threading.Thread(target=person.rate) for person in people]
     for thread in threads:
         thread.start()
