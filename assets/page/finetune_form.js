@@ -98,7 +98,10 @@ export async function runForm(onReward, onStarted) {
       why.textContent = refusal || "";
       why.hidden = !refusal;
       if (run) { anyway.checked = false; onStarted(run); }
-    } catch (error) { sorry(error); }
+    } catch (error) {
+      why.textContent = error.message;
+      why.hidden = false;
+    }
     go.disabled = false;
   }
 
