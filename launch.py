@@ -402,14 +402,15 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 
 def run_test(args: argparse.Namespace) -> int:
-    """Run pytest with the arguments that were left over."""
+    """Run pytest with the arguments that were left over, a process for each core."""
     from tests.debian import install_missing
+    from tests.processes import spread
 
     install_missing(say)
     (args.data_dir or ROOT).mkdir(parents=True, exist_ok=True)
     folder = [f"--basetemp={args.data_dir / 'tests'}"] if args.data_dir else []
     os.chdir(ROOT)
-    return hand_over([sys.executable, "-m", "pytest", *folder, *args.rest])
+    return hand_over([sys.executable, "-m", "pytest", *folder, *spread(args.rest)])
 
 
 def run_bench(args: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ def pytest_configure() -> None:
     guard = str(Path(__file__).parent / "offline")
     others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != guard]
     os.environ["PYTHONPATH"] = os.pathsep.join([guard, *others])
-    forbid_outside_connections(OFFLINE_LOG)
+    forbid_outside_connections()
     hypothesis_settings.register_profile(  # on a busy machine an example is slow, not wrong
         "easel", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )

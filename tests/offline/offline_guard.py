@@ -8,6 +8,7 @@ test starts.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import sys
 from pathlib import Path
@@ -39,15 +40,18 @@ def host_of(event: str, args: tuple) -> object:
     return None
 
 
-def forbid_outside_connections(log: Path) -> None:
-    """Make every later connection off loopback fail; each adds a line to `log`."""
+def forbid_outside_connections() -> None:
+    """Make every later connection off loopback fail; each adds a line to $EASEL_OFFLINE_LOG.
+
+    The variable is read at each of them: each of several test processes sets a log of its own.
+    """
 
     def guard(event: str, args: tuple) -> None:
         if not event.startswith("socket."):
             return
         host = host_of(event, args)
         if not is_local(host):
-            with log.open("a", encoding="utf-8") as lines:
+            with Path(os.environ["EASEL_OFFLINE_LOG"]).open("a", encoding="utf-8") as lines:
                 lines.write(f"{event} {host!r} by {sys.argv[:1]}\n")
             raise ConnectionRefusedError(f"The tests run offline; {event} wanted {host!r}.")
 

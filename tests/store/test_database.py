@@ -187,7 +187,7 @@ def test_a_read_only_data_folder_is_a_sentence(settings: Settings, existing: boo
         settings.database_path.chmod(0o444)
     settings.data_dir.chmod(0o555)
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and folder.name.startswith("pytest-"):
+        if folder.stat().st_uid == os.geteuid() and folder.name.startswith(("pytest-", "popen-")):
             folder.chmod(0o755)
     tmp_path.chmod(0o755)
     run = subprocess.run(
