@@ -28,6 +28,7 @@ TRIED = ("runs/*/adapter.safetensors", "runs/*/ladder/*/adapter.safetensors")  #
 FOLDER = "adapters"  # in the data folder: NAME.safetensors, or NAME/adapter.safetensors
 _LINEAGE = "easel.lineage"  # written by diffusion/adapter_files.py
 _MAX_FILE_BYTES = 4 * 2**30
+_NAMED = 12  # adapters in a sentence
 _MAX_LINEAGE = 1_000_000  # characters
 _Event = TypeVar("_Event")
 
@@ -81,6 +82,15 @@ class AdapterShelf:
             f"The adapter {sha256[:12]} is not in the data folder's '{FOLDER}' any more. Put its "
             "file there again, or draw without it."
         )
+
+    def named(self, name: str) -> AdapterEntry:
+        """Return the adapter of this name that can be used. Raises NotFoundError."""
+        usable = [entry for entry in self.entries() if not entry.problem]
+        for entry in usable:
+            if entry.name == name:
+                return entry
+        there = ", ".join(entry.name for entry in usable[:_NAMED]) or "none"
+        raise NotFoundError(f"There is no adapter '{name[:80]}'; there is: {there}.")
 
     def add(self, path: Path, name: str = "") -> AdapterEntry:
         """Copy a LoRA file onto the shelf; one with the same content is there already.

@@ -2,6 +2,8 @@
 
 A picture comes in as an uploaded file (`handle_file` of gradio_client) or as the sha256 of a source
 that the studio holds. A path in it counts only where uploads are kept: it may be anybody's word.
+`adapters` are those of the header's chip: `{"name": "warm", "strength": 0.8}`; without a strength
+it is 1, and a `sha256` makes sure that the file is still the one that was meant.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from studio.core.errors import EaselError, InvalidRequestError
-from studio.core.request import GenerationRequest
+from studio.core.request import AdapterUse, GenerationRequest
 from studio.services.editing import with_size
 from studio.services.studio import Studio
+from studio.ui.adapters import uses_of
 from studio.ui.controls import new_seed
 from studio.ui.observe import picture_json
 
@@ -40,6 +43,7 @@ def txt2img_endpoint(studio: Studio) -> Callable[..., list[dict]]:
         seed: int = -1,
         count: int = 1,
         model: str = "starter",
+        adapters: list[dict] = (),
     ) -> list[dict]:
         """Draw pictures from a prompt and return one object a picture, with its `url`.
 
@@ -70,6 +74,7 @@ def img2img_endpoint(studio: Studio) -> Callable[..., list[dict]]:
         count: int = 1,
         model: str = "starter",
         parent_id: int = 0,
+        adapters: list[dict] = (),
     ) -> list[dict]:
         """Draw a picture anew, as far as `strength` goes, and return one object a picture.
 
@@ -107,6 +112,7 @@ def inpaint_endpoint(studio: Studio) -> Callable[..., list[dict]]:
         count: int = 1,
         model: str = "starter",
         parent_id: int = 0,
+        adapters: list[dict] = (),
     ) -> list[dict]:
         """Repaint a picture where its mask is white and return one object a picture.
 
@@ -132,6 +138,7 @@ def _draw(studio: Studio, values: dict[str, Any]) -> list[dict]:
         values["source"] = _kept("source", values["source"], studio.sources.add_file)
     if values.get("mask"):
         values["mask"] = _kept("mask", values["mask"], studio.sources.add_mask_file)
+    values["adapters"] = _adapters(studio, values["adapters"])
     for name in ("width", "height"):
         if not values[name]:
             del values[name]
@@ -147,6 +154,17 @@ def _draw(studio: Studio, values: dict[str, Any]) -> list[dict]:
     if view.error:
         raise EaselError(view.error)
     return [picture_json(p) | {"url": f"/easel/picture/{p.id}"} for p in view.pictures]
+
+
+def _adapters(studio: Studio, given: object) -> tuple[AdapterUse, ...]:
+    """Return the adapters of a call; one that is named alone gets its hash. Raises EaselError."""
+    entries = list(given) if isinstance(given, list | tuple) else given
+    if isinstance(entries, list):
+        for number, entry in enumerate(entries):
+            if isinstance(entry, dict) and "sha256" not in entry:
+                kept = studio.adapters.named(str(entry.get("name", "")))
+                entries[number] = entry | {"sha256": kept.sha256}
+    return uses_of(entries)
 
 
 def _kept(field: str, given: object, keep: Callable[[Path], str]) -> str:

@@ -17,7 +17,7 @@ from tests.ui.served import Served
 TXT2IMG = [
     ("prompt", "str"), ("negative_prompt", "str"), ("width", "int"), ("height", "int"),
     ("steps", "int"), ("guidance_scale", "float"), ("sampler", "str"), ("eta", "float"),
-    ("seed", "int"), ("count", "int"), ("model", "str"),
+    ("seed", "int"), ("count", "int"), ("model", "str"), ("adapters", "list[dict(str, Any)]"),
 ]  # fmt: skip
 MAX_COMPONENTS = 500
 
@@ -49,7 +49,7 @@ def test_the_api_lists_three_ways_to_draw_and_nothing_else(page: Served):
 
 
 def test_txt2img_draws_over_plain_http(page: Served):
-    values = ["red apple", "", 0, 0, 2, 3.0, "DDIM", 0.0, 7, 1, "tiny"]
+    values = ["red apple", "", 0, 0, 2, 3.0, "DDIM", 0.0, 7, 1, "tiny", []]
     event = page.ask("/gradio_api/call/txt2img", "POST", body={"data": values}).json()["event_id"]
     stream = page.ask(f"/gradio_api/call/txt2img/{event}").body.decode()
     ((drawn,),) = json.loads(stream.partition("event: complete\ndata: ")[2])
@@ -59,7 +59,7 @@ def test_txt2img_draws_over_plain_http(page: Served):
 
 
 def test_txt2img_refuses_with_the_sentence_of_the_field(page: Served):
-    values = ["red apple", "", 65, 0, 2, 3.0, "DDIM", 0.0, 7, 1, "tiny"]
+    values = ["red apple", "", 65, 0, 2, 3.0, "DDIM", 0.0, 7, 1, "tiny", []]
     event = page.ask("/gradio_api/call/txt2img", "POST", body={"data": values}).json()["event_id"]
     stream = page.ask(f"/gradio_api/call/txt2img/{event}").body.decode()
     assert "A width of 65 is not a multiple of 8; try 64 or 72." in stream

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from studio.services.comparison import WORDS
 from studio.store.sources import pixel_hash
 from studio.ui.labels import LABELS
+from tests.services.test_adapter_shelf import write_lora
 from tests.store.test_files import encoded, png_claiming
 from tests.ui.served import Served
 
@@ -57,6 +59,19 @@ def test_img2img_takes_a_file_and_draws_it_at_its_own_size(
         pixel_hash(SKETCH), "red apple", strength=0.0, api_name="/img2img", **FEW
     )
     assert downloaded(page, again[0]).tobytes() == SKETCH.tobytes()
+
+
+def test_an_adapter_is_named_and_changes_the_picture(client: Client, page: Served):
+    write_lora(page.data_dir / "adapters" / "warm.safetensors")
+    warm = [{"name": "warm", "strength": 0.5}]
+    ask = partial(client.predict, "red apple", api_name="/txt2img", **FEW)
+    (plain,), (drawn,) = ask(), ask(adapters=warm)
+    assert drawn["adapters"] == [["warm", 0.5]]
+    assert downloaded(page, drawn).tobytes() != downloaded(page, plain).tobytes()
+    with pytest.raises(AppError, match="There is no adapter 'cold'; there is: warm"):
+        ask(adapters=[{"name": "cold"}])
+    with pytest.raises(AppError, match="An adapter has a name, a sha256 and a strength"):
+        ask(adapters=[{"name": "warm", "weight": 1}])
 
 
 def test_inpaint_keeps_what_the_mask_leaves_out_and_files_the_parent(
@@ -104,7 +119,7 @@ def test_inpaint_extends_a_picture_and_leaves_it_untouched(
 def test_a_source_that_was_not_handed_over_is_a_sentence(
     source: object, sentence: str, page: Served
 ):
-    values = [source, "", "", 0.5, 0, 0, "just resize", 1, 2, 3.0, "DDIM", 0.0, 7, 1, "tiny", 0]
+    values = [source, "", "", 0.5, 0, 0, "just resize", 1, 2, 3.0, "DDIM", 0.0, 7, 1, "tiny", 0, []]
     event = page.ask("/gradio_api/call/img2img", "POST", body={"data": values}).json()["event_id"]
     assert sentence in page.ask(f"/gradio_api/call/img2img/{event}").body.decode()
 
