@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from studio.core.errors import ModelError
 from studio.diffusion.adapter_files import Layers, LowRank, read_adapter, write_adapter
 from studio.diffusion.model import LatentDiffusionModel
+from studio.diffusion.summed_adapter import sum_when_alone
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the layers that a trained adapter changes
 TRANSFORMER = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
@@ -120,6 +121,8 @@ def add_trainable_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _wrap(unet, config, TRAINED)
+    for layer in _trained_layers(unet).values():
+        sum_when_alone(layer, TRAINED)
     return adapter_parameters(unet)
 
 

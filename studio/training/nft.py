@@ -7,8 +7,9 @@ A picture that was liked pulls the prediction towards itself, one that was not p
 noise levels drawn anew (DiffusionNFT, Zheng et al. 2025, 2509.16117, equations 5 to 7). What is
 predicted for is x_0, each term divided by its own mean distance, as there. Two things differ: v_old
 is the policy that drew the epoch's pictures, without a moving average, and the prediction is the
-guided one, since that is what an artist draws with. Noise levels are those of the trajectory's
-trained steps, so that the divergence from the base is in the unit of PPO's.
+guided one, since that is what an artist draws with. Noise levels come from a band: where nearly
+all is noise the gradient is the largest and says the least. The divergence from the base is
+measured at the trajectory's trained steps, so that its unit is PPO's.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from studio.diffusion.adapters import adapter_off, adapter_state, restore_adapter
-from studio.diffusion.ddim import GaussianStep
+from studio.diffusion.guidance import predict_noise
 from studio.diffusion.schedule import add_noise, predicted_original_and_noise
 from studio.training.loop import step_generator, torch_generator
 from studio.training.ppo import PpoConfig
@@ -35,7 +36,9 @@ class NftConfig:
     """What differs from PPO; optimizer, batches and advantages are PPO's."""
 
     beta: float = 1.0  # how far v+ and v- stand from v_old; the paper: 0.1 to 1
-    levels: int = 3  # noise levels a picture, no two alike; the paper: all of the sampler's
+    levels: int = 3  # noise levels a picture, one in each part of the band
+    band: tuple[float, float] = (0.15, 0.45)  # of the schedule; the paper: all of it. Above it
+    # the gradient is the largest and nearly all noise (measured, see LOG.md)
     kl_weight: float = 0.0  # on the squared distance to the base's prediction; the paper: 1e-4,
     # which does nothing in a run of minutes and costs a U-Net call more; the budget holds it
 
@@ -46,7 +49,7 @@ class Noised:
 
     clean: Tensor  # (B, C, h, w) x_0
     latents: Tensor  # (B, C, h, w) x_t
-    numbers: Tensor  # (B,) number of the step whose noise level it is
+    t: Tensor  # (B,) timesteps
     optimality: Tensor  # (B,) r
     prompt_embeds: Tensor  # (B, L, D), or (2B, L, D) with guidance
 
@@ -55,7 +58,6 @@ class Noised:
 class Predicted:
     """What the U-Net says of some pairs."""
 
-    step: GaussianStep  # the transition that follows
     noise_pred: Tensor  # (B, C, h, w)
     original: Tensor  # (B, C, h, w) x_0
 
@@ -101,26 +103,40 @@ class NftUpdate(Update):
         super().__init__(policy, texts, optimizer, shared, team)
         self._largest = shared.advantage_clip
         self._old = adapter_state(policy.unet)
-        self._numbers = torch.zeros(0, 0, dtype=torch.long)  # (N, levels)
+        self._times = torch.zeros(0, 0, dtype=torch.long)  # (N, levels) that are learned at
         self._noise = torch.zeros(0)  # (N, levels, C, h, w)
+        self._steps_measured = range(0)  # of the trajectory: PPO's, so that the unit is the same
+        self._noise_measured = torch.zeros(0)  # (N, steps, C, h, w)
 
     def _begin(self, drawn: Trajectories, seed: int, epoch: int) -> None:
         """Keep the policy that drew, and draw each picture's noise levels and noise."""
         self._old = adapter_state(self.policy.unet)
-        chance = step_generator(seed, epoch, stream=4)
-        levels = self.policy.config.actions(epoch - 1)
-        count = min(self.config.levels, len(levels))
-        rows = [chance.permutation(len(levels))[:count] for _ in drawn.prompts]
-        self._numbers = levels.start + torch.from_numpy(np.stack(rows))
-        shape = (*self._numbers.shape, *drawn.latents.shape[1:])
-        self._noise = torch.randn(shape, generator=torch_generator(seed, epoch))
+        count, shape = len(drawn.prompts), drawn.latents.shape[1:]
+        self._times = self._drawn_times(count, step_generator(seed, epoch, stream=4))
+        self._steps_measured = self.policy.config.actions(epoch - 1)
+        generator = torch_generator(seed, epoch)
+        self._noise, self._noise_measured = (
+            torch.randn((count, places, *shape), generator=generator)
+            for places in (self.config.levels, len(self._steps_measured))
+        )
+
+    def _drawn_times(self, count: int, chance: np.random.Generator) -> Tensor:
+        """Return timesteps (count, levels), one from each of `levels` equal parts of the band."""
+        low, high = self.config.band
+        parts = (np.arange(self.config.levels) + chance.random((count, self.config.levels))) * (
+            (high - low) / self.config.levels
+        )
+        return torch.from_numpy((low + parts) * len(self.policy.schedule.alphas_cumprod)).long()
 
     def _places(self, drawn: Trajectories) -> int:
-        return self._numbers.shape[1]
+        return self._times.shape[1]
+
+    def _places_measured(self, drawn: Trajectories) -> int:
+        return len(self._steps_measured)
 
     def calls(self, pictures: int, actions: int) -> int:
         """See Update."""
-        return super().calls(pictures, min(actions, self.config.levels))
+        return self._count_calls(pictures, self.config.levels, actions)
 
     def _calls_a_batch(self, step: int) -> int:
         return 1 + (step > 0) + (self.config.kl_weight > 0)
@@ -141,35 +157,48 @@ class NftUpdate(Update):
 
     def _fold(self, drawn: Trajectories, advantage: Tensor, chosen: Tensor) -> Noised:
         pictures, places = chosen.unbind(1)
+        times, noise = self._times[pictures, places], self._noise[pictures, places]
+        return self._noised(drawn, pictures, times, noise, advantage)
+
+    def _noised(
+        self, drawn: Trajectories, pictures: Tensor, times: Tensor, noise: Tensor, advantage: Tensor
+    ) -> Noised:
         device = self.policy.timesteps.device
         prompts = [drawn.prompts[i] for i in pictures.tolist()]
         embeds = self._texts.batch(prompts, self.policy.config.guidance_scale)
-        clean = drawn.latents[pictures].to(device)
-        numbers = self._numbers[pictures, places].to(device)
-        noise = self._noise[pictures, places].to(device)
-        latents = add_noise(clean, noise, self._abar(numbers))
+        clean, t = drawn.latents[pictures].to(device), times.to(device)
+        latents = add_noise(clean, noise.to(device), self.policy.schedule.alpha_cumprod(t))
         r = optimality(advantage[pictures], self._largest).to(device)
-        return Noised(clean, latents, numbers, r, embeds)
-
-    def _abar(self, numbers: Tensor) -> Tensor:
-        return self.policy.schedule.alpha_cumprod(self.policy.timesteps[numbers])
+        return Noised(clean, latents, t, r, embeds)
 
     def _means(self, drawn: Trajectories, chosen: Tensor) -> Generator[int, None, Means]:
-        batch = self._fold(drawn, torch.zeros(len(drawn.prompts)), chosen)
+        pictures, places = chosen.unbind(1)
+        numbers = self._steps_measured.start + places
+        times = self.policy.timesteps.cpu()[numbers]
+        noise, nothing = self._noise_measured[pictures, places], torch.zeros(len(drawn.prompts))
+        batch = self._noised(drawn, pictures, times, noise, nothing)
         base = self._base(batch)
         yield len(chosen)
         now = self._looked_at(batch)
         yield len(chosen)
-        return now.step.mean, base.step.mean, now.step.std
+        numbers = numbers.to(self.policy.timesteps.device)
+        step, base_step = (
+            self.policy.distribution(one.noise_pred, numbers, batch.latents) for one in (now, base)
+        )
+        return step.mean, base_step.mean, step.std
 
     def _predicted(self, batch: Noised) -> Predicted:
         """One U-Net call."""
-        step, noise_pred = self.policy.step(batch.latents, batch.numbers, batch.prompt_embeds)
-        schedule, abar = self.policy.schedule, self._abar(batch.numbers)
+        policy = self.policy
+        scale = policy.config.guidance_scale
+        noise_pred = predict_noise(policy.unet, batch.latents, batch.t, batch.prompt_embeds, scale)
         original, _ = predicted_original_and_noise(
-            noise_pred, batch.latents, abar, schedule.prediction_type
+            noise_pred,
+            batch.latents,
+            policy.schedule.alpha_cumprod(batch.t),
+            policy.schedule.prediction_type,
         )
-        return Predicted(step, noise_pred, original)
+        return Predicted(noise_pred, original)
 
     @torch.no_grad()
     def _looked_at(self, batch: Noised) -> Predicted:

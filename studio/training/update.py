@@ -125,13 +125,16 @@ class Update:
 
     def calls(self, pictures: int, actions: int) -> int:
         """Return how many U-Net calls an epoch's update of so many trained steps takes."""
+        return self._count_calls(pictures, actions, actions)
+
+    def _count_calls(self, pictures: int, places: int, measured_places: int) -> int:
         shares = torch.arange(pictures).tensor_split(self._steps)
-        mine = (len(self._team.part(range(len(share) * actions))) for share in shares)
+        mine = (len(self._team.part(range(len(share) * places))) for share in shares)
         learning = sum(
             -(-pairs // self.batch) * self._calls_a_batch(number)
             for number, pairs in enumerate(mine)
         )
-        measured = len(self._team.part(range(min(self._measured, pictures * actions))))
+        measured = len(self._team.part(range(min(self._measured, pictures * measured_places))))
         return learning + 2 * -(-measured // self.batch)  # the divergence at the end
 
     def _begin(self, drawn: Trajectories, seed: int, epoch: int) -> None:
@@ -140,6 +143,10 @@ class Update:
     def _places(self, drawn: Trajectories) -> int:
         """Return how many pairs each picture has."""
         return len(drawn.actions)
+
+    def _places_measured(self, drawn: Trajectories) -> int:
+        """Return how many steps of each picture the divergence is measured at."""
+        return self._places(drawn)
 
     def _calls_a_batch(self, step: int) -> int:
         """Return how many U-Net calls a batch takes in optimizer step number `step`."""
@@ -160,9 +167,10 @@ class Update:
 
     def _measure(self, drawn: Trajectories, chance: np.random.Generator) -> Iterator[int]:
         """How far the policy is from its base now, on a batch of the epoch's pairs."""
-        count = len(drawn.prompts) * self._places(drawn)
-        chosen = torch.from_numpy(chance.permutation(count))[: self._measured]
-        pairs = torch.stack([chosen // self._places(drawn), chosen % self._places(drawn)], 1)
+        places = self._places_measured(drawn)
+        chosen = torch.from_numpy(chance.permutation(len(drawn.prompts) * places))
+        chosen = chosen[: self._measured]
+        pairs = torch.stack([chosen // places, chosen % places], 1)
         mine = self._team.part(pairs)
         for some in mine.split(self.batch) if len(mine) else ():
             mean, base_mean, std = yield from self._means(drawn, some)

@@ -102,6 +102,29 @@ def test_the_seed_decides_a_new_adapter_and_the_global_chance_is_left_alone(fold
     assert torch.equal(torch.get_rng_state(), chance)
 
 
+def test_an_adapter_in_training_computes_what_peft_does_and_has_its_gradient(fresh_tiny):
+    parameters = add_trainable_adapter(fresh_tiny.unet, 4, seed=0)
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=chance))
+    latents = torch.randn((2, 4, 8, 8), generator=chance)
+    words = torch.randn((2, 7, fresh_tiny.unet.config.cross_attention_dim), generator=chance)
+
+    def found():
+        fresh_tiny.unet.zero_grad()
+        made = fresh_tiny.unet(latents, torch.tensor([700, 20]), words).sample
+        made.square().sum().backward()
+        return made.detach(), torch.cat([p.grad.flatten() for p in parameters])
+
+    ours = found()
+    for module in fresh_tiny.unet.modules():
+        module.__dict__.pop("forward", None)  # peft's own again
+    theirs = found()
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max()))
+
+
 def test_a_model_with_its_trained_adapter_off_is_the_base(fresh_tiny):
     unet = fresh_tiny.unet
     before = prediction(unet)

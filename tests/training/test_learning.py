@@ -22,6 +22,7 @@ from studio.training.comparisons import Comparisons
 from studio.training.features import Encoder
 from studio.training.finetune import finetune
 from studio.training.guards import GuardConfig
+from studio.training.nft import NftConfig
 from studio.training.ppo import PpoConfig
 from studio.training.probes import LookPlan, draw_look
 from studio.training.reward import fit_reward
@@ -36,7 +37,6 @@ from studio.training.rewards import (
 from studio.training.rollout import PolicyConfig, TextFeatures
 from studio.training.run_folder import FineTuneConfig
 from studio.training.simulated_rater import SimulatedRater, scaled_to_agreement
-from tests.diffusion.tiny_model import build_tiny_model
 from tests.training.finetune_program import TOOLS
 
 PROMPTS, HELD_OUT = ("red apple", "castle", "cat", "house"), ("dog", "tree")
@@ -51,22 +51,11 @@ RUN = FineTuneConfig(
     look_seeds=1,
     look_steps=2,
     policy=PolicyConfig(steps=4, guidance_scale=1.0),
+    nft=NftConfig(band=(0.2, 0.9)),  # random weights have learned nothing about any noise level
     guards=UNGUARDED,
 )
 RATES = {"ppo": 0.02, "nft": 0.01}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(folder: Path) -> LatentDiffusionModel:

@@ -9,53 +9,23 @@ import torch
 
 from studio.core.errors import TrainingError
 from studio.core.events import EpochDone, StageProgress
-from studio.diffusion.adapters import adapter_parameters, adapter_state, add_trainable_adapter
+from studio.diffusion.adapters import adapter_parameters, adapter_state
 from studio.diffusion.model import load_model
 from studio.training.finetune import finetune
 from studio.training.nft import NftConfig, NftUpdate, nft_loss, optimality
 from studio.training.ppo import PpoConfig
 from studio.training.rewards import known_reward
 from studio.training.rollout import (
-    PolicyConfig,
-    RolloutPlan,
     TextFeatures,
-    Trajectories,
     make_policy,
-    picture_seed,
-    sample_trajectories,
 )
 from studio.training.update import DivergedError, make_optimizer
-from tests.diffusion.tiny_model import build_tiny_model
+from tests.training.drawn_pictures import ADVANTAGE, CONFIG, pictures_of
 from tests.training.finetune_program import CONFIG as RUN
 from tests.training.finetune_program import TOOLS
 
-CONFIG = PolicyConfig(steps=5, guidance_scale=2.0)
 SHARED = PpoConfig(batch=4, updates=2, learning_rate=1e-3)
 NFT = NftConfig(levels=2)
-PROMPTS = ("red apple", "red apple", "castle", "castle")
-ADVANTAGE = torch.tensor([1.0, -0.5, 0.3, -2.0])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture
-def model(folder):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model = load_model(folder, "tiny", device="cpu", dtype=torch.float32)
-    add_trainable_adapter(model.unet, 4, seed=0)
-    yield model
-    torch.set_num_threads(before)
-
-
-def pictures_of(model) -> Trajectories:
-    seeds = tuple(picture_seed(0, 1, i) for i in range(len(PROMPTS)))
-    plan = RolloutPlan(PROMPTS, seeds, (64, 64), range(0), 4)
-    *_, drawn = sample_trajectories(make_policy(model, CONFIG), model, TextFeatures(model), plan)
-    return drawn
 
 
 def update_of(model, shared=SHARED, nft=NFT) -> NftUpdate:
@@ -127,11 +97,13 @@ def test_small_batches_add_up_to_the_gradient_of_a_large_one(model):
         assert torch.allclose(whole, part, atol=2e-4 * float(whole.abs().max()))
 
 
-def test_every_noise_level_of_a_picture_is_another_one_and_one_of_the_trained(model):
-    update = update_of(model, nft=replace(NFT, levels=3))
+def test_a_picture_s_noise_levels_lie_one_in_each_part_of_the_band(model):
+    update = update_of(model, nft=replace(NFT, levels=3, band=(0.1, 0.4)))
     list(update.run(pictures_of(model), ADVANTAGE, seed=0, epoch=1))
-    rows = update._numbers.tolist()
-    assert all(len(set(row)) == 3 and set(row) <= set(CONFIG.actions(0)) for row in rows)
+    assert all(
+        100 <= row[0] < 200 <= row[1] < 300 <= row[2] < 400 for row in update._times.tolist()
+    )
+    assert len({time for row in update._times.tolist() for time in row}) > 6
     assert update.figures.pairs == 4 * 3
 
 

@@ -7,7 +7,6 @@ test_finetune.py, those of the transition itself in tests/test_equations.py as w
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -24,8 +23,6 @@ from studio.diffusion.adapters import (
     restore_adapter,
 )
 from studio.diffusion.ddim import ddim_transition
-from studio.diffusion.guidance import predict_noise
-from studio.diffusion.latents import decode, to_uint8
 from studio.diffusion.model import load_model
 from studio.diffusion.schedule import noise_schedule
 from studio.training.ppo import (
@@ -36,51 +33,13 @@ from studio.training.ppo import (
     ppo_clip_loss,
 )
 from studio.training.rollout import (
-    PolicyConfig,
-    RolloutPlan,
     TextFeatures,
-    Trajectories,
     make_policy,
-    picture_seed,
-    sample_trajectories,
 )
 from studio.training.update import DivergedError, kl_to_base, make_optimizer
-from tests.diffusion.tiny_model import build_tiny_model
+from tests.training.drawn_pictures import ADVANTAGE, CONFIG, drawn_by, nudge
 
-PROMPTS = ("red apple", "red apple", "castle", "castle")
-STEPS = 5
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture
-def model(folder):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model = load_model(folder, "tiny", device="cpu", dtype=torch.float32)
-    add_trainable_adapter(model.unet, 4, seed=0)
-    yield model
-    torch.set_num_threads(before)
-
-
-def nudge(unet, size=0.05, seed=0):
-    """Move the adapter away from the base, as some updates would."""
-    chance = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapter_parameters(unet):
-            parameter.add_(size * torch.randn(parameter.shape, generator=chance))
-
-
-def drawn_by(model, config, *, batch=4, prompts=PROMPTS, epoch=1) -> Trajectories:
-    policy = make_policy(model, config)
-    seeds = tuple(picture_seed(0, epoch, i) for i in range(len(prompts)))
-    plan = RolloutPlan(prompts, seeds, (64, 64), config.actions(epoch - 1), batch)
-    *_, drawn = sample_trajectories(policy, model, TextFeatures(model), plan)
-    return drawn
 
 
 def update_of(model, config, ppo) -> PpoUpdate:
@@ -101,9 +60,7 @@ def gradients_of_first_step(model, config, ppo, drawn, advantage) -> torch.Tenso
     return gradient(model)
 
 
-CONFIG = PolicyConfig(steps=STEPS, guidance_scale=2.0)
 PPO = PpoConfig(batch=4, updates=1)
-ADVANTAGE = torch.tensor([1.0, -0.5, 0.3, -2.0])
 
 
 # 1. The log-probability is that of torch.distributions.
@@ -155,31 +112,6 @@ def test_with_eta_one_and_all_timesteps_the_variance_is_that_of_ddpm():
         assert float(step.std) == pytest.approx(float(expected), rel=2e-3)
 
 
-# 3. Nothing deterministic is scored, and all is finite.
-
-
-def test_a_deterministic_policy_is_refused_with_a_sentence():
-    with pytest.raises(TrainingError, match=r"no actions to learn from; choose"):
-        PolicyConfig(eta=0.0)
-
-
-@pytest.mark.parametrize("steps", [4, 10, 20, 50])
-def test_every_action_on_the_cosine_schedule_is_finite_and_the_last_step_is_none(model, steps):
-    config = PolicyConfig(steps=steps, guidance_scale=1.0, train_share=1.0)
-    drawn = drawn_by(model, config, prompts=PROMPTS[:1])
-    assert drawn.actions == range(steps - 1)
-    assert drawn.log_prob.shape == (1, steps - 1)
-    assert all(bool(t.isfinite().all()) for t in (drawn.before, drawn.after, drawn.log_prob))
-
-
-def test_the_floor_on_sigma_acts_where_both_passes_come_through(model):
-    policy = make_policy(model, CONFIG)
-    numbers = torch.arange(STEPS - 1)
-    latents = torch.zeros(STEPS - 1, 4, 8, 8)
-    stds = policy.distribution(latents, numbers, latents).std.flatten()
-    assert float(stds.min()) == pytest.approx(CONFIG.min_std)
-
-
 # 4. Before the first update the ratio is exactly 1.
 
 
@@ -196,6 +128,17 @@ def test_before_the_first_update_the_ratio_is_exactly_one_at_the_same_batch_shap
         numbers = torch.full((4,), number)
         step, _ = policy.step(drawn.before[:, place], numbers, embeds)
         assert torch.equal(step.log_prob(drawn.after[:, place]), drawn.log_prob[:, place])
+
+
+def test_a_window_s_ratio_is_one_before_the_first_update(model):
+    nudge(model.unet)
+    config = replace(CONFIG, window=2)
+    drawn = drawn_by(model, config, epoch=2)
+    assert drawn.actions == range(1, 3)
+    update = update_of(model, config, replace(PPO, learning_rate=0.0))
+    for _ in update.run(drawn, ADVANTAGE, seed=0, epoch=2):
+        pass
+    assert update.figures.largest_log_ratio < 1e-5
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
@@ -451,90 +394,3 @@ def test_no_memory_for_a_single_pair_is_a_sentence(model):
     model.unet.register_forward_pre_hook(refuse)
     with pytest.raises(TrainingError, match=r"one step of one picture at a time\. Close"):
         list(update_of(model, CONFIG, PPO).run(drawn, ADVANTAGE, seed=0, epoch=1))
-
-
-# 14. Guidance.
-
-
-def test_without_guidance_the_null_prompt_is_never_asked(model):
-    rows = []
-    model.unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    config = replace(CONFIG, guidance_scale=1.0)
-    plain = drawn_by(model, config)
-    assert set(rows) == {4}
-    below = drawn_by(model, replace(config, guidance_scale=0.5))
-    assert torch.equal(plain.after, below.after)
-    assert TextFeatures(model).batch(PROMPTS, 1.0).shape[0] == 4
-    assert TextFeatures(model, "blue").batch(PROMPTS, 2.0).shape[0] == 8
-
-
-# Trajectories.
-
-
-def test_a_picture_depends_on_its_seed_and_not_on_its_batch(model):
-    nudge(model.unet)
-    together, alone = drawn_by(model, CONFIG, batch=4), drawn_by(model, CONFIG, batch=1)
-    assert torch.allclose(together.after, alone.after, atol=1e-4)
-    again = drawn_by(model, CONFIG, batch=4)
-    assert torch.equal(together.after, again.after)
-    assert not torch.equal(together.after, drawn_by(model, CONFIG, epoch=2).after)
-
-
-def test_latents_and_densities_stay_in_fp32(model):
-    drawn = drawn_by(model, CONFIG)
-    assert {t.dtype for t in (drawn.before, drawn.after, drawn.log_prob)} == {torch.float32}
-
-
-def test_a_trajectory_is_a_chain(model):
-    drawn = drawn_by(model, CONFIG)
-    assert torch.equal(drawn.after[:, :-1], drawn.before[:, 1:])
-
-
-def test_only_the_first_share_of_the_actions_is_trained():
-    assert PolicyConfig(steps=10, train_share=0.85).actions(0) == range(8)
-    assert PolicyConfig(steps=10, train_share=1.0).actions(5) == range(9)
-    assert PolicyConfig(steps=2, train_share=0.1).actions(0) == range(1)
-
-
-def test_a_window_slides_over_all_actions_and_never_over_the_last_step():
-    config = PolicyConfig(steps=6, window=3)
-    assert [config.actions(epoch) for epoch in range(4)] == [
-        range(3), range(1, 4), range(2, 5), range(3),
-    ]  # fmt: skip
-
-
-def test_outside_the_window_nothing_is_left_to_chance(model):
-    """From the end of the window on, the deterministic way leads to the same pictures."""
-    config = replace(CONFIG, window=2)
-    drawn = drawn_by(model, config)
-    assert drawn.actions == range(2)
-    policy, latents = make_policy(model, config), drawn.after[:, -1]
-    embeds = TextFeatures(model).batch(drawn.prompts, config.guidance_scale)
-    times = [*policy.timesteps.tolist(), -1]
-    for t, t_prev in pairwise(times[2:]):
-        with torch.no_grad():
-            at = torch.full((4,), t)
-            noise_pred = predict_noise(model.unet, latents, at, embeds, config.guidance_scale)
-        latents = ddim_transition(noise_pred, t, t_prev, latents, policy.schedule).mean
-    difference = to_uint8(decode(model.vae, latents)).astype(int) - drawn.images
-    assert abs(difference).max() <= 1
-
-
-def test_a_window_s_ratio_is_one_before_the_first_update(model):
-    nudge(model.unet)
-    config = replace(CONFIG, window=2)
-    drawn = drawn_by(model, config, epoch=2)
-    assert drawn.actions == range(1, 3)
-    update = update_of(model, config, replace(PPO, learning_rate=0.0))
-    for _ in update.run(drawn, ADVANTAGE, seed=0, epoch=2):
-        pass
-    assert update.figures.largest_log_ratio < 1e-5
-
-
-def test_each_prompt_is_encoded_once(model):
-    calls = []
-    model.text_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
-    texts = TextFeatures(model)
-    for _ in range(3):
-        texts.batch(PROMPTS, 2.0)
-    assert len(calls) == 3  # two prompts and the empty one

@@ -1,0 +1,61 @@
+"""An adapter in training, summed with its layer's weight: one product a call instead of three.
+
+    y = x W'^T + b,   W' = W + s up down
+    d down = s (g up)^T x,   d up = s g^T (x down^T)
+
+peft multiplies by W, by `down` and by `up`, scales and adds; on small layers that costs more than
+the layer itself. The sum is as cheap as a batch of one, and the gradient, which takes the way
+through the rank, never forms that of W'.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+
+class _SummedLinear(torch.autograd.Function):
+    """x (..., I), weight (O, I), bias (O,) or None, down (r, I), up (O, r), scale -> (..., O)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+    ) -> Tensor:
+        summed = torch.addmm(weight, up, down, alpha=scale)
+        ctx.save_for_backward(x, summed, down, up)
+        ctx.scale = scale
+        return nn.functional.linear(x, summed, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, summed, down, up = ctx.saved_tensors
+        gradient = gradients[0]
+        rows, flat = x.flatten(0, -2), gradient.flatten(0, -2)
+        to_x = gradient @ summed if ctx.needs_input_grad[0] else None
+        to_down = ((flat @ up).T @ rows) * ctx.scale
+        to_up = (flat.T @ (rows @ down.T)) * ctx.scale
+        return to_x, None, None, to_down, to_up, None
+
+
+def sum_when_alone(layer: LoraLayer, name: str) -> None:
+    """Let a wrapped linear layer compute the sum whenever the adapter `name` alone is active."""
+    if isinstance(layer.get_base_layer(), nn.Linear):
+        layer.forward = partial(_forward, layer, name, layer.forward)
+
+
+def _forward(layer: Any, name: str, usual: Any, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
+    alone = not layer.disable_adapters and not layer.merged and layer.active_adapters == [name]
+    if not alone or torch.is_autocast_enabled(x.device.type):
+        return usual(x, *args, **keywords)
+    base, down, up = layer.get_base_layer(), layer.lora_A[name].weight, layer.lora_B[name].weight
+    return _SummedLinear.apply(x, base.weight, base.bias, down, up, layer.scaling[name])
