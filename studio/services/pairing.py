@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, islice
+from threading import Lock
 
 from studio.core.campaign import Campaign, CampaignPicture, PairDraft
 from studio.core.vote import Selection, Vote
@@ -40,7 +41,10 @@ class _HeldOut:
 
 @dataclass
 class Pool:
-    """The pictures of one campaign by prompt; grows while the campaign is drawn."""
+    """The pictures of one campaign by prompt; grows while the campaign is drawn.
+
+    One thread at a time may `add`; the others go on reading what was there.
+    """
 
     campaign: str
     mixed: bool = False  # several contestants draw: they meet each other and not themselves
@@ -50,27 +54,39 @@ class Pool:
     same_seed: bool = False  # and only on pictures of the same seed
     _grouped: tuple[int, Groups] = field(default=(-1, []), repr=False)
     _held: _HeldOut | None = field(default=None, repr=False)
+    _searching: Lock = field(default_factory=Lock, repr=False)
 
     def add(self, pictures: Iterable[CampaignPicture]) -> None:
         """Take in pictures that came since."""
+        fresh: dict[tuple[str, str], list[CampaignPicture]] = {}
         for picture in pictures:
-            group = self.by_prompt.setdefault((picture.prompt, picture.negative_prompt), [])
-            group.append(picture)
-            self.pictures[picture.sha256] = picture
-            self.newest = max(self.newest, picture.number)
+            fresh.setdefault((picture.prompt, picture.negative_prompt), []).append(picture)
+        if not fresh:
+            return
+        came = [picture for group in fresh.values() for picture in group]
+        grown = {key: [*self.by_prompt.get(key, ()), *group] for key, group in fresh.items()}
+        self.pictures = {**self.pictures, **{picture.sha256: picture for picture in came}}
+        self.by_prompt = {**self.by_prompt, **grown}
+        self.newest = max(self.newest, *(picture.number for picture in came))
 
     def groups(self) -> Groups:
         """Return the prompts with at least one pair, in a fixed order."""
-        if self._grouped[0] != self.newest:
+        newest = self.newest
+        if self._grouped[0] != newest:
             found = [(key, group) for key, group in self.by_prompt.items() if self._pairs_of(group)]
-            self._grouped = (self.newest, sorted(found, key=lambda entry: entry[0]))
+            self._grouped = (newest, sorted(found, key=lambda entry: entry[0]))
         return self._grouped[1]
 
-    def held_out(self, share: float) -> Iterator[tuple[tuple[str, str], Pair]]:
-        """Yield the held-out pairs in an order common to all raters; a pair may come again.
+    def held_out(self, share: float, seen: Collection[Pair]) -> tuple[tuple[str, str], Pair] | None:
+        """Return the first held-out pair that was not seen, in an order common to all raters.
 
         What was found once is remembered: after thousands of votes the search begins far on.
         """
+        with self._searching:
+            return next(((k, pair) for k, pair in self._held_out(share) if pair not in seen), None)
+
+    def _held_out(self, share: float) -> Iterator[tuple[tuple[str, str], Pair]]:
+        """Yield the held-out pairs; a pair may come again."""
         if self._held is None or self._held.newest != self.newest:
             draw = random.Random(self.campaign)
             self._held = _HeldOut(self.newest, _walk(self, draw, MOST_WALKED))
@@ -135,7 +151,8 @@ def draft_pairs(queue: Queue, pool: Pool, count: int, draw: random.Random) -> li
     """Return up to `count` pairs for a rater's queue, fewer when all were shown."""
     plan = queue.campaign.plan
     seen, drafts = set(queue.shown), []
-    for _ in range(count):
+    free: dict[Pair, tuple[str, str]] = {}  # pairs to choose among, with their prompts
+    for left in range(count, 0, -1):
         chance = draw.random()
         draft = None
         if chance < plan.repeat_share:
@@ -143,12 +160,15 @@ def draft_pairs(queue: Queue, pool: Pool, count: int, draw: random.Random) -> li
         elif chance < plan.repeat_share + plan.held_out_share:
             draft = _held_out(queue, pool, seen)
         if draft is None:
-            draft = _chosen(queue, pool, seen, draw)
+            free = free or _candidates(queue, pool, seen, left, draw)
+            draft = _chosen(queue, free)
         if draft is None:  # everything that may be learned from was shown: the rest is held out
             draft = _held_out(queue, pool, seen)
         if draft is None:
             break
-        seen.add(ordered(draft.one, draft.other))
+        pair = ordered(draft.one, draft.other)
+        seen.add(pair)
+        free.pop(pair, None)
         drafts.append(draft)
     return drafts
 
@@ -174,29 +194,36 @@ def _held_out(queue: Queue, pool: Pool, seen: set[Pair]) -> PairDraft | None:
     share = campaign.plan.held_out_share
     if not share:
         return None
-    for key, pair in pool.held_out(share):
-        if pair not in seen:
-            return PairDraft(queue.rater, key[0], *pair, key[1], "random", held_out=True)
-    return None
+    found = pool.held_out(share, seen)
+    if found is None:
+        return None
+    key, pair = found
+    return PairDraft(queue.rater, key[0], *pair, key[1], "random", held_out=True)
 
 
-def _chosen(queue: Queue, pool: Pool, seen: set[Pair], draw: random.Random) -> PairDraft | None:
-    """Return the pair that the strategy takes out of new ones."""
-    campaign, choose = queue.campaign, queue.choose
-    share = campaign.plan.held_out_share
-    wanted = CANDIDATES if choose else 1
-    candidates: dict[Pair, tuple[str, str]] = {}
+def _candidates(
+    queue: Queue, pool: Pool, seen: set[Pair], count: int, draw: random.Random
+) -> dict[Pair, tuple[str, str]]:
+    """Return random pairs that are new to the rater: enough to choose `count` of them."""
+    campaign, share = queue.campaign, queue.campaign.plan.held_out_share
+    wanted = CANDIDATES if queue.choose else count
+    found: dict[Pair, tuple[str, str]] = {}
     for key, pair in _walk(pool, draw, wanted):
         if pair not in seen and not is_held_out(campaign.id, pair, share):
-            candidates[pair] = key
-            if len(candidates) == wanted:
+            found[pair] = key
+            if len(found) == wanted:
                 break
-    if not candidates:
+    return found
+
+
+def _chosen(queue: Queue, free: Mapping[Pair, tuple[str, str]]) -> PairDraft | None:
+    """Return the pair that the strategy takes out of new ones."""
+    if not free:
         return None
-    pairs = list(candidates)
+    pairs, choose = list(free), queue.choose
     pair = pairs[choose(pairs) if choose else 0]
-    selection: Selection = campaign.plan.strategy if choose else "random"
-    return PairDraft(queue.rater, candidates[pair][0], *pair, candidates[pair][1], selection)
+    selection: Selection = queue.campaign.plan.strategy if choose else "random"
+    return PairDraft(queue.rater, free[pair][0], *pair, free[pair][1], selection)
 
 
 def _walk(pool: Pool, draw: random.Random, wanted: int) -> Iterator[tuple[tuple[str, str], Pair]]:

@@ -10,6 +10,7 @@ from studio.services.campaigns import Campaigns
 from studio.services.favourites import Favourites
 from studio.services.models import ModelShelf
 from studio.services.opinions import Opinions
+from studio.services.queues import Queues
 from studio.services.rating import Rating
 from studio.services.standing import Standing
 from studio.services.taste import Taste
@@ -31,6 +32,7 @@ class Preference:
     raters: RaterStore
     campaigns: Campaigns
     pictures: VotePictures
+    queues: Queues
     rating: Rating
     taste: Taste
     standing: Standing
@@ -54,12 +56,14 @@ def open_preference(
     rated = VotePictures(database, settings.data_dir, pictures)
     campaigns = CampaignStore(database, share=rated.share)
     taste = Taste(settings, votes, campaigns, rated, worker)
-    rating = Rating(votes, campaigns, raters, rated, strategy=taste.strategy)
+    queues = Queues(votes, campaigns, taste.strategy)
+    rating = Rating(votes, campaigns, raters, rated, queues)
     return Preference(
         votes=votes,
         raters=raters,
         campaigns=Campaigns(campaigns, pictures, shelf, worker, AdapterShelf(settings)),
         pictures=rated,
+        queues=queues,
         rating=rating,
         taste=taste,
         standing=Standing(votes, campaigns, rating, rated, taste),

@@ -1,36 +1,31 @@
 """Rating: each rater's next pairs, blind, and their votes, durable before they are acknowledged.
 
 The vote's way is short on purpose: look the pair up, one commit, answer. Choosing pairs happens
-when pairs are asked for, which the page does ahead of time; learning happens on the device thread.
+ahead of time on a thread of its own (`queues`); learning happens on the device thread.
 """
 
 from __future__ import annotations
 
 import io
-import random
-import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Protocol
 
 from PIL import Image
 
 import studio
-from studio.core.campaign import Campaign, CampaignPicture, Pair
+from studio.core.campaign import Campaign, Pair
 from studio.core.errors import NotFoundError, VoteRefusedError
 from studio.core.vote import MAX_RESPONSE_MS, Choice, Vote
-from studio.services.pairing import Choose, Pool, Queue, draft_pairs, ordered
+from studio.services.pairing import Pool
+from studio.services.queues import Queues
 from studio.store.campaigns import CampaignStore
 from studio.store.metadata import PNG_SIGNATURE, strip_metadata
 from studio.store.raters import RaterStore
 from studio.store.votes import VoteStore
 
-LOW = 4  # pairs that wait for a rater; below it the queue is filled up
-FILL = 6  # pairs it then gets: few, so that they are chosen by what was learned last
 ANSWERS: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
-REPEAT_DISTANCE = 10  # votes between a pair and its repeat
 MAX_NAME = 40  # characters of a rater's name
 
 
@@ -42,9 +37,6 @@ class Pictures(Protocol):
 
     def sizes(self, hashes: Collection[str]) -> dict[str, tuple[int, int]]:
         """Return width and height in pixels of those pictures that `content` would find."""
-
-
-Strategy = Callable[[Campaign, Mapping[str, CampaignPicture]], Choose | None]
 
 
 @dataclass(frozen=True)
@@ -89,25 +81,21 @@ class Rating:
         campaigns: CampaignStore,
         raters: RaterStore,
         pictures: Pictures,
+        queues: Queues,
         *,
-        strategy: Strategy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`strategy` gives a campaign's way to choose among candidates, None chooses at random."""
+        """`clock` gives seconds since 1970, for votes."""
         self._votes = votes
         self._campaigns = campaigns
         self._raters = raters
         self._pictures = pictures
-        self._strategy = strategy
+        self._queues = queues
         self._clock = clock
-        self._filling = Lock()
-        self._pooling = Lock()
-        self._pools: dict[str, Pool] = {}
         self._known_raters: frozenset[str] = frozenset()
-        self._draw = random.Random(secrets.randbits(128))
 
     def next_pairs(self, campaign_id: str, rater: str, count: int = 3) -> NextPairs:
-        """Return the next pairs of a rater's queue, filling it up first.
+        """Return the next pairs of a rater's queue: at least one, and more as they are chosen.
 
         A pair stays at the front until it is answered: a reloaded page, or a second tab, gets the
         same ones. Raises NotFoundError, VoteRefusedError for an impossible name.
@@ -118,11 +106,10 @@ class Rating:
             return NextPairs(
                 (), f"“{campaign.name}” is {campaign.state}; nobody is asked now.", True
             )
-        waiting = self._campaigns.waiting(campaign_id, rater, max(count, LOW))
-        if len(waiting) < LOW:
-            waiting = self._fill(campaign, rater, count)
-        pairs = tuple(self._blind(waiting)[:count])
-        return NextPairs(pairs) if pairs else self._nothing(campaign)
+        while waiting := self._queues.front(campaign, rater, count):
+            if pairs := self._blind(waiting):  # else all were dropped: their pictures are gone
+                return NextPairs(tuple(pairs))
+        return self._nothing(campaign)
 
     def vote(self, answer: Answer) -> Vote:
         """Store an answer durably; when this returns, it survives a power cut.
@@ -177,14 +164,7 @@ class Rating:
 
     def pool(self, campaign_id: str) -> Pool:
         """Return the pictures that take part in a campaign, with those that came since."""
-        with self._pooling:
-            pool = self._pools.get(campaign_id)
-            if pool is None:
-                plan = self._campaigns.get(campaign_id).plan
-                pool = Pool(campaign_id, len(plan.contestants) > 1, same_seed=plan.same_seed)
-                self._pools[campaign_id] = pool
-            pool.add(self._campaigns.pictures(campaign_id, after=pool.newest))
-            return pool
+        return self._queues.pool(campaign_id)
 
     def _ensure(self, rater: str) -> str:
         rater = rater.strip()
@@ -194,35 +174,6 @@ class Rating:
             self._raters.ensure(rater)
             self._known_raters |= {rater}
         return rater
-
-    def _fill(self, campaign: Campaign, rater: str, count: int) -> list[Pair]:
-        """Put pairs into a rater's queue; one at a time, or two tabs would double it."""
-        with self._filling:
-            waiting = self._campaigns.waiting(campaign.id, rater, max(count, LOW))
-            if len(waiting) >= LOW:
-                return waiting
-            pool = self.pool(campaign.id)
-            queue = Queue(
-                campaign,
-                rater,
-                {ordered(*pair) for pair in self._campaigns.shown(campaign.id, rater)},
-                self._repeats(campaign, rater),
-                self._strategy(campaign, pool.pictures) if self._strategy else None,
-            )
-            drafts = draft_pairs(queue, pool, FILL, self._draw)
-            return [*waiting, *self._campaigns.draw_ahead(campaign.id, drafts)]
-
-    def _repeats(self, campaign: Campaign, rater: str) -> Callable[[], Vote | None]:
-        """Return a function that gives votes to ask again, looked up when first needed."""
-        found: list[str] | None = None
-
-        def repeat() -> Vote | None:
-            nonlocal found
-            if found is None:
-                found = self._campaigns.repeatable(campaign.id, rater, at_least_ago=REPEAT_DISTANCE)
-            return self._votes.get(found.pop()) if found else None
-
-        return repeat
 
     def _blind(self, pairs: Sequence[Pair]) -> list[BlindPair]:
         """Return what may be shown of pairs; drops those of which a picture is gone."""

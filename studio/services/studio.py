@@ -96,6 +96,7 @@ class Studio:
         """Interrupt what runs after its current step, keep what waits, and close the database."""
         self.upkeep.stop()
         self.worker.close()
+        self.preference.queues.close()
         self.databases.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from studio.core.campaign import Campaign
 from studio.core.errors import NotFoundError, VoteRefusedError
 from studio.core.settings import Settings
+from studio.services.queues import FILL, FIRST
 from studio.services.studio import Studio, open_studio
 from tests.services.rated import (
     answer,
@@ -133,9 +135,30 @@ def test_a_picture_is_served_without_its_recipe(studio: Studio, campaign: Campai
         studio.preference.rating.picture("0" * 24)
 
 
+def test_a_newcomer_gets_a_few_pairs_at_once_and_more_follow(studio: Studio, campaign: Campaign):
+    rating = studio.preference.rating
+    first = rating.next_pairs(campaign.id, "ann", 4).pairs
+    assert len(first) == 2
+    studio.preference.queues.settled()
+    assert rating.next_pairs(campaign.id, "ann", 4).pairs[:2] == first
+    assert len(rating.next_pairs(campaign.id, "ann", 4).pairs) == 4
+
+
+def test_many_tabs_at_once_fill_a_queue_once(studio: Studio, campaign: Campaign):
+    rating = studio.preference.rating
+    with ThreadPoolExecutor(8) as tabs:
+        asked = list(tabs.map(lambda _: rating.next_pairs(campaign.id, "ann", 1).pairs, range(24)))
+    assert len(set(asked)) == 1
+    studio.preference.queues.settled()
+    waiting = studio.preference.campaigns._store.waiting_count(campaign.id, "ann")
+    assert waiting == FIRST + FILL
+
+
 def test_each_pair_gives_its_pictures_names_of_its_own(studio: Studio, campaign: Campaign):
     names = []
     for rater in ("ann", "bob"):
+        next_pair(studio, campaign, rater)
+        studio.preference.queues.settled()
         for pair in studio.preference.rating.next_pairs(campaign.id, rater, 4).pairs:
             names += [pair.left, pair.right]
     assert len(set(names)) == len(names) == 16
@@ -144,10 +167,10 @@ def test_each_pair_gives_its_pictures_names_of_its_own(studio: Studio, campaign:
 def test_repeats_come_with_sides_swapped_in_their_share(studio: Studio):
     file_pictures(studio, prompts=30, each=5)
     campaign = gallery_campaign(studio, name="many")
-    vote_many(studio, campaign, 240)
+    vote_many(studio, campaign, 150)
     given = {vote.id: vote for vote in votes(studio, campaign)}
     repeats = [vote for vote in given.values() if vote.repeat_of]
-    assert 0.03 <= len(repeats) / 240 <= 0.15
+    assert 2 <= len(repeats) <= 29  # 8 percent are 11; less than once in 10,000 runs outside
     order = list(given)
     for vote in repeats:
         before = given[vote.repeat_of]
@@ -189,9 +212,9 @@ def test_a_campaign_ends_when_all_was_seen(studio: Studio):
 def test_sides_are_shuffled(studio: Studio):
     file_pictures(studio, prompts=30, each=4, models=("a", "b"))
     campaign = gallery_campaign(studio, name="sides", repeat_share=0)
-    vote_many(studio, campaign, 200)
+    vote_many(studio, campaign, 100)
     first = sum(vote.left < vote.right for vote in votes(studio, campaign))
-    assert 70 <= first <= 130  # five standard deviations around one half
+    assert 25 <= first <= 75  # five standard deviations around one half
 
 
 def test_contestants_meet_each_other_and_not_themselves(studio: Studio):

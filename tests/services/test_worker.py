@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition, Event, Thread, current_thread
@@ -200,6 +203,24 @@ def test_a_waiting_job_is_cancelled_at_once_and_never_made(worker: GpuWorker, di
 
 def test_cancelling_an_unknown_job_says_so(worker: GpuWorker) -> None:
     assert worker.cancel("nobody") is False
+
+
+def test_whoever_clicks_goes_before_the_device_thread_and_what_it_starts(
+    worker: GpuWorker, diary: Diary
+) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def look() -> Iterator[JobMessage]:
+        helper = Thread(target=lambda: found.append(niceness()))
+        helper.start()
+        helper.join()
+        yield Notice("looked")
+
+    found: list[int] = []
+    worker.submit("look", look)
+    diary.wait_for_end("look")
+    assert found[0] > niceness() or sys.platform != "linux"
 
 
 def test_a_job_is_not_queued_twice(worker: GpuWorker, diary: Diary) -> None:
