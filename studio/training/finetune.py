@@ -93,7 +93,7 @@ def conclude(
     tools: ProbeTools,
     folder: Path,
 ) -> Iterator[Event]:
-    """End a run before its plan: its last good epoch becomes the result.
+    """End a run before its plan: its best epoch so far becomes the result.
 
     Raises as `finetune`.
     """
@@ -135,7 +135,7 @@ class _Run:
         parameters = [named[name] for name in adapter_state(model.unet)]
         self.optimizer = make_optimizer(parameters, config.ppo)
         self.update = self._make_update()
-        self.good = adapter_state(model.unet)  # of the last epoch that was well
+        self.good = adapter_state(model.unet)  # of the best epoch that was well
         self._spent = 0.0  # seconds computed in this epoch
         self._calls = 0  # of the U-Net, in this epoch
 
@@ -211,8 +211,8 @@ class _Run:
         except DivergedError as error:
             restore_adapter(self.model.unet, self.good)
             self.state.stopped = (
-                f"{error} The adapter of epoch {self.state.epoch} is kept. Train again in another "
-                "folder with a smaller learning rate."
+                f"{error} The adapter of epoch {self.state.good_epoch} is kept. Train again in "
+                "another folder with a smaller learning rate."
             )
             return
         images = yield from self._look(number)
@@ -226,7 +226,7 @@ class _Run:
         assert base is not None, "the first look comes before the first epoch"
         learned = self.reward.learned
         self.state.stopped = why_to_stop(self.state.history, base, guards, learned=learned)
-        if not self.state.stopped:
+        if not self.state.stopped and self.state.is_best(now):
             self.good = adapter_state(self.model.unet)
             self.state.good_epoch = number
         self.state.plan(self.config, seconds)
@@ -373,7 +373,7 @@ class _Run:
         self.team.wait()
 
     def _end(self) -> Iterator[Event]:
-        """Write the result: the last epoch that was well."""
+        """Write the result: of the epochs that were well, the best on the held-out prompts."""
         if not self.team.leads:
             return
         restore_adapter(self.model.unet, self.good)

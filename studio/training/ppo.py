@@ -32,7 +32,7 @@ class PpoConfig:
 
     updates: int = 1  # optimizer steps an epoch, each over its own share of the pictures; with
     # few pictures more steps only follow their noise (measured, see LOG.md; DanceGRPO: 1)
-    learning_rate: float = 2e-3  # AdamW on a LoRA; HERO: 1e-3, for many more updates than minutes
+    learning_rate: float = 3e-3  # AdamW on a LoRA; HERO: 1e-3, for many more updates than minutes
     final_rate: float = 0.1  # share of it in the last epoch, reached linearly: noise averages out
     weight_decay: float = 1e-4  # everywhere in the field
     gradient_clip: float = 1.0  # of the global norm

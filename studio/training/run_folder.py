@@ -42,7 +42,7 @@ class FineTuneConfig:
     seed: int = 0
     rank: int = 8  # of the LoRA
     prompts_per_epoch: int = 8
-    images_per_prompt: int = 4
+    images_per_prompt: int = 6
     batch: int = 16  # pictures a U-Net call while drawing
     look_seeds: int = 2  # pictures of each held-out prompt after each epoch
     look_steps: int = 20  # as artists draw
@@ -120,7 +120,7 @@ class RunState:
     update_batch: int
     epoch: int = 0  # epochs done
     epochs: int = 0  # planned; 0 until `minutes` are turned into epochs
-    good_epoch: int = 0  # the last that was well
+    good_epoch: int = 0  # of those that were well, the best on the held-out prompts
     spent: float = 0.0  # seconds computed
     stopped: str = ""  # why the run ended early, in a sentence
     base: EpochFigures | None = None
@@ -136,6 +136,12 @@ class RunState:
             left = config.minutes * 60 - self.spent
             affordable = self.epoch + max(0, int(left / max(seconds, 1e-9)))
             self.epochs = min(affordable, config.epochs) if config.epochs else affordable
+
+    def is_best(self, now: EpochFigures) -> bool:
+        """Whether no earlier result drew the held-out prompts better; what counts is not seen."""
+        if not self.good_epoch:
+            return True
+        return now.reward_held_out >= self.history[self.good_epoch - 1].reward_held_out
 
     def stride(self, config: FineTuneConfig) -> int:
         """Return every how many epochs the ladder gets a rung."""

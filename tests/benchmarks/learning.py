@@ -46,7 +46,7 @@ from studio.training.ppo import PpoConfig
 from studio.training.probes import LookPlan, draw_look, load_tools, probe
 from studio.training.reward import fit_reward
 from studio.training.rewards import Images, RewardFunction, known_reward, learned_reward
-from studio.training.rollout import PolicyConfig, TextFeatures
+from studio.training.rollout import TextFeatures
 from studio.training.run_folder import ALGORITHMS, PPO, FineTuneConfig
 from studio.training.simulated_rater import (
     SimulatedRater,
@@ -64,7 +64,6 @@ KNOWN_POOL = 2  # that (a) compares
 TRAINED, FRESH = 60, 52  # prompts of the training, and held-out ones
 STYLE = "flat illustration"
 STEPS, GUIDANCE, BATCH = 20, 3.0, 16
-ROLLOUT_STEPS = 6  # of a trajectory: on a CPU more pictures count for more than finer steps
 
 
 @dataclass(frozen=True)
@@ -187,9 +186,7 @@ def judged(name: str, seed: int, effort: Effort) -> Verdict:
         epochs=effort.epochs,
         seed=seed,
         algorithm=effort.algorithm,
-        look_seeds=1,
         look_steps=10,
-        policy=PolicyConfig(steps=ROLLOUT_STEPS),
         ppo=PpoConfig(learning_rate=effort.learning_rate),
     )
     last, stopped, seconds = trained_by(finetune(model, reward, config, tools, run), run)

@@ -52,7 +52,7 @@ BATCH = 4  # pictures at once while sampling, and trl's while training
 RANK = 4  # as trl's own pipeline
 ROUNDS = 3
 # Everything that differs from trl switched off: all actions, no floor, no divergence from the base.
-POLICY = PolicyConfig(steps=10, guidance_scale=3.0, min_std=0.0, train_share=1.0)
+POLICY = PolicyConfig(steps=10, guidance_scale=3.0, min_std=0.0, skip_share=0.0, train_share=1.0)
 PPO = PpoConfig(updates=UPDATES, kl_weight=0.0, learning_rate=3e-4, batch=16)
 
 

@@ -16,7 +16,7 @@ from studio.training.rollout import (
 )
 
 PROMPTS = ("red apple", "red apple", "castle", "castle")
-CONFIG = PolicyConfig(steps=5, guidance_scale=2.0)
+CONFIG = PolicyConfig(steps=5, guidance_scale=2.0, skip_share=0.0)
 ADVANTAGE = torch.tensor([1.0, -0.5, 0.3, -2.0])
 
 

@@ -27,24 +27,11 @@ from studio.training.guards import EpochFigures, GuardConfig, why_to_stop
 from studio.training.probes import diversity, load_tools, probe, sharpness
 from studio.training.rewards import RewardFunction, known_reward
 from studio.training.run_folder import FineTuneConfig, RunState
-from tests.diffusion.tiny_model import build_tiny_model
 from tests.training.finetune_program import CONFIG, TOOLS
 
 PROGRAM = REPOSITORY / "tests/training/finetune_program.py"
 BRIGHTNESS = known_reward("brightness")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(folder):
@@ -276,6 +263,24 @@ def test_a_reward_that_is_not_a_number_ends_the_run_at_the_last_good_epoch(folde
         (tmp_path / name / "adapter.safetensors").read_bytes() for name in ("run", "one")
     )
     assert ours[-2000:] == theirs[-2000:]
+
+
+def test_the_result_is_the_epoch_that_drew_the_held_out_prompts_best(folder, tmp_path):
+    looks = []
+
+    def score(images, prompts):
+        if prompts[0] not in CONFIG.held_out:
+            return BRIGHTNESS.score(images, prompts)
+        looks.append(1)
+        return torch.full((len(images),), {1: 0.0, 2: 0.1, 3: 0.3, 4: 0.2}[len(looks)])
+
+    run = tmp_path / "run"
+    assert len(epochs(events_of(folder, run, reward=rewarding(score)))) == 3
+    assert read_lineage(run / "adapter.safetensors")["epoch"] == 2
+    best, last = (run / "ladder" / f"epoch-000{n}" / "adapter.safetensors" for n in (2, 3))
+    result, rung, later = (load_file(p) for p in (run / "adapter.safetensors", best, last))
+    assert all(torch.equal(weight, rung[name]) for name, weight in result.items())
+    assert any(not torch.equal(weight, later[name]) for name, weight in result.items())
 
 
 def test_memory_that_runs_out_while_sampling_makes_smaller_batches_and_the_same_pictures(

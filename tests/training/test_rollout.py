@@ -27,7 +27,7 @@ def test_a_deterministic_policy_is_refused_with_a_sentence():
 
 @pytest.mark.parametrize("steps", [4, 10, 20, 50])
 def test_every_action_on_the_cosine_schedule_is_finite_and_the_last_step_is_none(model, steps):
-    config = PolicyConfig(steps=steps, guidance_scale=1.0, train_share=1.0)
+    config = PolicyConfig(steps=steps, guidance_scale=1.0, skip_share=0.0, train_share=1.0)
     drawn = drawn_by(model, config, prompts=PROMPTS[:1])
     assert drawn.actions == range(steps - 1)
     assert drawn.log_prob.shape == (1, steps - 1)
@@ -79,10 +79,11 @@ def test_a_trajectory_is_a_chain(model):
     assert torch.equal(drawn.after[:, :-1], drawn.before[:, 1:])
 
 
-def test_only_the_first_share_of_the_actions_is_trained():
-    assert PolicyConfig(steps=10, train_share=0.85).actions(0) == range(8)
-    assert PolicyConfig(steps=10, train_share=1.0).actions(5) == range(9)
-    assert PolicyConfig(steps=2, train_share=0.1).actions(0) == range(1)
+def test_the_first_and_the_last_actions_are_not_trained():
+    assert PolicyConfig(steps=10, skip_share=0.25, train_share=0.85).actions(0) == range(2, 8)
+    assert PolicyConfig(steps=10, skip_share=0.0, train_share=1.0).actions(5) == range(9)
+    assert PolicyConfig(steps=2, skip_share=0.0, train_share=0.1).actions(0) == range(1)
+    assert PolicyConfig(steps=3, skip_share=0.8, train_share=0.9).actions(0) == range(1, 2)
 
 
 def test_a_window_slides_over_all_actions_and_never_over_the_last_step():
