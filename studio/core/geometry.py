@@ -112,8 +112,8 @@ def _shifted(low: int, high: int, side: int, limit: int) -> int:
 def extension_to_aspect(size: Size, aspect: Size) -> Box:
     """Return the extension (left, top, right, bottom) that gives a picture new proportions.
 
-    The picture stays in the middle and nothing is cut off: a square becomes a 16:9 frame by
-    growing to both sides.
+    The picture stays in the middle, to 8 pixels, and nothing is cut off: a square becomes a 16:9
+    frame by growing to both sides.
     """
     width, height = size
     across, down = aspect
@@ -122,5 +122,6 @@ def extension_to_aspect(size: Size, aspect: Size) -> Box:
     wanted_width = max(width, round(height * across / down))
     wanted_height = max(height, round(width * down / across))
     more_across, more_down = wanted_width - width, wanted_height - height
-    left, top = more_across // 2, more_down // 2
+    # Where the seam lies between two latents, the model sees the source's edge as it is.
+    left, top = more_across // 16 * 8, more_down // 16 * 8
     return left, top, more_across - left, more_down - top

@@ -31,6 +31,7 @@ MAX_SIDE = 4096  # pixels
 MAX_PIXELS = 4096 * 2304
 MAX_STEPS = 500
 MAX_LOOPBACK = 16  # rounds
+MAX_RESAMPLING = 20  # times
 MAX_COUNT = 64
 MAX_SEED = 2**32 - 1  # A1111's range; seed + index stays inside 64 bits
 MAX_PROMPT_CHARACTERS = 20_000
@@ -73,6 +74,8 @@ class GenerationRequest:
     inpaint_area: str = "whole picture"  # of INPAINT_AREAS; 'only masked' draws a crop of width x
     # height and pastes it back: the result has the source's size
     mask_padding: int = 32  # pixels of the source around the mask, for 'only masked'
+    resampling: int = 1  # times that each noisier step is drawn where a part is kept, so that the
+    # new grows together with it (RePaint, with DDIM); 10 for outpainting
     soft_inpainting: bool = False  # a grey mask repaints in proportion (differential diffusion)
     loopback: int = 1  # rounds of image to image; each takes the last one's result as its source
     variation_seed: int = 0  # blended into the noise by variation_strength (slerp)
@@ -236,6 +239,7 @@ def _check_edit(request: GenerationRequest) -> None:
     _check_range(request, "mask_blur", 0, 64)
     _check_range(request, "mask_padding", 0, 1024, whole=True)
     _check_range(request, "loopback", 1, MAX_LOOPBACK, whole=True)
+    _check_range(request, "resampling", 1, MAX_RESAMPLING, whole=True)
     if request.mask and not request.source:
         raise InvalidRequestError("mask", "A mask needs a source picture to repaint.")
     extend = request.extend

@@ -45,7 +45,7 @@ from studio.diffusion.latents import (
 from studio.diffusion.masks import latent_mask
 from studio.diffusion.memory import MemoryPlan
 from studio.diffusion.model import LatentDiffusionModel
-from studio.diffusion.passes import Pass, make_transition, make_unet, steps_to_run
+from studio.diffusion.passes import Pass, make_transition, make_unet, steps_to_run, times_to_run
 from studio.diffusion.previews import PreviewClock, predicted_picture
 from studio.diffusion.resize import padded
 from studio.diffusion.schedule import noise_schedule
@@ -111,7 +111,8 @@ class Drawing:
         self._schedule = noise_schedule(model.scheduler_config)
         trained = len(self._schedule.alphas_cumprod)
         self._second_steps, self._second_run = second_pass_steps(request, trained)
-        self._steps_a_batch = self._first_run() * (request.loopback if edit else 1)
+        first = sum(self._times()) or self._first_run()
+        self._steps_a_batch = first * (request.loopback if edit else 1)
         self._steps_a_batch += self._second_run
         self._pictures_done = 0
         self._steps_done = 0  # retried steps count again, so that progress never falls
@@ -147,6 +148,10 @@ class Drawing:
         if self._edit.is_empty:
             return 0
         return steps_to_run(self._request.steps, self._request.strength)
+
+    def _times(self) -> tuple[int, ...]:
+        """Return how often each step of one first pass is drawn; () where it is once."""
+        return times_to_run(self._model, self._request, self._first_run())
 
     def _drawn(self, batch: _Batch) -> Generator[_Events, None, list[Image.Image] | None]:
         """Return the finished pictures of a batch; None when memory ran out."""
@@ -269,6 +274,7 @@ class Drawing:
             known=latents,
             change=change,
             soft=request.soft_inpainting,
+            times=self._times(),
             masked_content=request.masked_content if first else "original",
             conditioning=conditioning,
         )
@@ -299,18 +305,19 @@ class Drawing:
         unet = make_unet(model, wanted, tiled=batch.refining and self._unet_tiled)
         steps = denoise(unet, latents, prompt_embeds, transition, request.guidance_scale)
         self._previews.restart()
-        for _ in range(wanted.run):
+        count = len(transition.timesteps)
+        for _ in range(count):
             step = attempt(lambda: next(steps))
             if step is None:
                 return None
             latents = step.latents
-            check_numbers(latents, f"at step {step.number} of {wanted.run}", request)
+            check_numbers(latents, f"at step {step.number} of {count}", request)
             self._steps_done += 1
             batch.steps_done += 1
             yield self._progress(batch)
             if self._options.cancelled():
                 return None
-            if step.number < wanted.run and self._previews.due(step.number):
+            if step.number < count and self._previews.due(step.number):
                 yield from self._previewed(step, batch)
         return latents
 

@@ -12,12 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from studio.core.geometry import Size
+from studio.core.geometry import Size, is_masked
 from studio.core.request import GenerationRequest
-from studio.diffusion.denoise import SchedulerTransition, Transition
-from studio.diffusion.inpaint import ConditionedUnet, KnownRegion
+from studio.diffusion.denoise import GaussianTransition, SchedulerTransition, Transition
+from studio.diffusion.inpaint import (
+    ConditionedUnet,
+    KnownRegion,
+    Region,
+    ResampledRegion,
+    repetitions,
+)
 from studio.diffusion.model import LatentDiffusionModel
 from studio.diffusion.samplers import make_scheduler
+from studio.diffusion.schedule import noise_schedule
 from studio.diffusion.tiles import TiledUnet, tile_side
 
 
@@ -32,6 +39,7 @@ class Pass:
     known: Tensor | None = None  # (1 or B, C, h, w) what is put back outside `change`
     change: Tensor | None = None  # (1, 1, h, w) in [0, 1]; None: all
     soft: bool = False
+    times: tuple[int, ...] = ()  # how often each of those steps is drawn; empty: once
     masked_content: str = "original"  # of request.MASKED_CONTENTS
     conditioning: Tensor | None = None  # (1 or B, 1 + C, h, w) for inpainting checkpoints
 
@@ -39,6 +47,19 @@ class Pass:
 def steps_to_run(steps: int, strength: float) -> int:
     """Return how many U-Net steps image to image takes: int(steps * strength), as diffusers."""
     return min(int(steps * strength), steps)
+
+
+def times_to_run(
+    model: LatentDiffusionModel, request: GenerationRequest, run: int
+) -> tuple[int, ...]:
+    """Return how often each of the last `run` steps is drawn; () where none is resampled.
+
+    An inpainting checkpoint needs none of it, and the steps in between must be DDIM's.
+    """
+    wanted = request.resampling > 1 and is_masked(request) and request.sampler == "DDIM"
+    if model.sees_mask or not wanted:
+        return ()
+    return tuple(repetitions(request.steps, run, request.resampling))
 
 
 def make_transition(
@@ -53,10 +74,15 @@ def make_transition(
     clean = _starting_latents(wanted, noise)
     skip = wanted.steps - wanted.run
     inner = SchedulerTransition(scheduler, generators, request.eta, skip, clean)
+    if wanted.times:
+        schedule = noise_schedule(model.scheduler_config).to(noise.device)
+        steps = GaussianTransition(schedule, inner.timesteps, generators, request.eta)
+        region = Region(wanted.known, wanted.change, wanted.soft)
+        return ResampledRegion(inner, steps, region, schedule, generators, wanted.times)
     # An inpainting checkpoint is told what to keep, and keeps it better when left alone.
     if wanted.known is None or wanted.change is None or wanted.conditioning is not None:
         return inner
-    return KnownRegion(inner, wanted.known, wanted.change, wanted.soft)
+    return KnownRegion(inner, Region(wanted.known, wanted.change, wanted.soft))
 
 
 def make_unet(

@@ -132,6 +132,8 @@ def _notices_of_edit(request: GenerationRequest, edit: Edit) -> Iterator[Notice]
             f"A strength of {request.strength:g} leaves none of {request.steps} steps to run, so "
             "the picture is as it was. Raise the strength or the steps."
         )
+    if request.resampling > 1 and request.sampler != "DDIM":
+        yield Notice(f"Resampling acts with DDIM only; {request.sampler} draws each step once.")
     if request.soft_inpainting and not request.mask:
         yield Notice("Soft inpainting needs a mask; without one it does nothing.")
     if draws_crop(request) and request.resize_mode != "just resize":

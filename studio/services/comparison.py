@@ -41,6 +41,7 @@ WORDS = MappingProxyType(
         "inpaint_area": "Area",
         "mask_padding": "Padding around the mask",
         "soft_inpainting": "Soft inpainting",
+        "resampling": "Resampling (RePaint)",
         "extend": "Grown by",
         "hires_scale": "Enlarge and refine (hires)",
         "hires_upscaler": "Enlarged by (upscaler)",
@@ -49,7 +50,10 @@ WORDS = MappingProxyType(
     }
 )
 _EDIT = ("strength", "resize_mode", "loopback", "mask", "extend")
-_MASK = ("mask_invert", "mask_blur", "masked_content", "inpaint_area", "mask_padding")
+_MASK = (
+    *("mask_invert", "mask_blur", "masked_content", "inpaint_area", "mask_padding"),
+    "resampling",
+)
 _SECOND = ("hires_upscaler", "hires_steps", "hires_strength")
 
 

@@ -28,6 +28,7 @@ TABS: tuple[Tab, ...] = ("txt2img", "img2img", "inpaint")
 _OF_EDITS = (
     *("source", "mask", "strength", "resize_mode", "extend", "mask_invert", "mask_blur"),
     *("masked_content", "inpaint_area", "mask_padding", "soft_inpainting", "loopback"),
+    "resampling",
 )
 _OF_ONE_PICTURE = ("mask", "extend", "mask_invert")  # painted for another picture than this one
 

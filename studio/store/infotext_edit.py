@@ -22,6 +22,7 @@ from studio.core.request import (
     MASKED_CONTENTS,
     MAX_LOOPBACK,
     MAX_PIXELS,
+    MAX_RESAMPLING,
     MAX_SEED,
     MAX_SIDE,
     MAX_STEPS,
@@ -33,6 +34,7 @@ Pair = tuple[str, object]
 SECOND_STRENGTH = "Hires denoising strength"
 INVERTED = "Inpaint not masked"
 RESIZE_MODE, ROUNDS, OUTPAINT = "Resize mode", "Loopback", "Outpaint"  # keys of our own
+RESAMPLING = "RePaint resampling"  # so is this
 # A1111's upscalers in lower case -> ours; those that only smooth differently count as the same.
 UPSCALERS = MappingProxyType(
     {
@@ -71,6 +73,8 @@ def edit_pairs(request: GenerationRequest) -> list[Pair]:
             pairs.append(("Masked content", request.masked_content))
         if request.soft_inpainting:
             pairs.append(("Soft inpainting enabled", True))
+        if request.resampling > 1:
+            pairs.append((RESAMPLING, request.resampling))
     if request.hires_scale > 1:
         pairs.append(("Hires upscale", plain(request.hires_scale)))
         if request.hires_steps:
@@ -137,6 +141,8 @@ def _read_layout(parameters: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if parameters.get(RESIZE_MODE, "").lower() in RESIZE_MODES:
         values["resize_mode"] = parameters[RESIZE_MODE].lower()
+    if RESAMPLING in parameters:
+        values["resampling"] = int(clamp(parameters, RESAMPLING, (1, MAX_RESAMPLING), 1))
     if ROUNDS in parameters:
         values["loopback"] = int(clamp(parameters, ROUNDS, (1, MAX_LOOPBACK), 1))
     return values

@@ -60,10 +60,10 @@ def test_growing_out_of_reach_is_refused_at_its_field():
 @pytest.mark.parametrize(
     ("size", "aspect", "expected"),
     [
-        ((90, 90), (16, 9), (35, 0, 35, 0)),
+        ((90, 90), (16, 9), (32, 0, 38, 0)),
         ((160, 90), (16, 9), (0, 0, 0, 0)),
-        ((160, 80), (16, 9), (0, 5, 0, 5)),
-        ((100, 100), (1, 2), (0, 50, 0, 50)),
+        ((160, 80), (16, 9), (0, 0, 0, 10)),
+        ((100, 100), (1, 2), (0, 48, 0, 52)),
     ],
 )
 def test_extension_to_an_aspect_grows_on_both_sides(size, aspect, expected):

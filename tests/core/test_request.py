@@ -45,6 +45,7 @@ REQUESTS = st.builds(
     inpaint_area=st.sampled_from(module.INPAINT_AREAS),
     masked_content=st.sampled_from(module.MASKED_CONTENTS),
     soft_inpainting=st.booleans(),
+    resampling=st.integers(1, 20),
 )
 
 

@@ -103,6 +103,7 @@ EDITS = st.builds(
     mask_blur=st.floats(0, 64),
     mask_invert=st.booleans(),
     soft_inpainting=st.booleans(),
+    resampling=st.integers(1, 20),
     masked_content=st.sampled_from(MASKED_CONTENTS),
     inpaint_area=st.just(INPAINT_AREAS[1]),
     mask_padding=st.integers(0, 1024),
