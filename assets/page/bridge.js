@@ -31,5 +31,13 @@ export function onOutcome(listen) {
   if (restored) listen(restored);
 }
 
-// The form's own commands, see DrawingHandlers.command.
-export const command = (what, detail = {}) => send("command", { what, ...detail });
+const before = [];
+
+// What has to be on disk before a command may replace it.
+export const beforeCommands = (run) => before.push(run);
+
+// The form's own commands, see ui/commands.py.
+export async function command(what, detail = {}) {
+  await Promise.allSettled(before.map((run) => run()));
+  send("command", { what, ...detail });
+}

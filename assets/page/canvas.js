@@ -178,6 +178,7 @@ export function createCanvas(root, { mask, onInk = () => {}, onView = () => {} }
     paint.drawImage(stroke, ...area, ...area);
     paint.globalAlpha = 1;
     paint.globalCompositeOperation = "source-over";
+    onInk(); // a long stroke is saved while it goes on
   }
 
   function end() {

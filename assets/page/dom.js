@@ -83,7 +83,7 @@ export function toast(sentence, action = null) {
   if (action) line.append(h("button", { type: "button", onclick: () => { line.remove(); action.run(); } }, action.label));
   document.body.append(line);
   clearTimeout(leaving);
-  leaving = setTimeout(() => line.remove(), action ? 9000 : 4000);
+  leaving = setTimeout(() => line.remove(), action ? 12_000 : 4000);
 }
 
 export function sorry(error) {

@@ -1,7 +1,7 @@
 // The source of an edit and what is painted over it. Every stroke is on disk within seconds.
 
 import { button, full, h, sorry, thumbnail, toast } from "./dom.js";
-import { command, onOutcome } from "./bridge.js";
+import { beforeCommands, command, onOutcome } from "./bridge.js";
 import { createCanvas, MASK_INK } from "./canvas.js";
 import { isEdit, onTask, originPlace, pane as shownPane, showPane, task } from "./tasks.js";
 import { bringMask, takeFile } from "./upload.js";
@@ -30,6 +30,7 @@ export function mountEditor(root) {
     if (outcome.source) setSource(outcome.source);
     if (outcome.submitted && isEdit()) showPane("result");
   });
+  beforeCommands(flush);
   onTask(() => showDesk());
   document.addEventListener("click", beforeGenerate, true);
   document.addEventListener("input", (event) => { if (event.target.closest?.("#easel-extend")) setTimeout(showFrame, 0); });
@@ -92,15 +93,14 @@ async function showDesk() {
   one.canvas.hold(true);
   try {
     await one.canvas.load(`/easel/source/${sha256}.png`);
-    const ink = source.mask && one.ink === "mask" ? `/easel/source/${source.mask}.png`
-      : source.inks?.includes(one.ink) ? `/easel/draft/${one.ink}-${sha256}?at=${Date.now()}` : "";
-    const picture = ink ? await decoded(ink) : null;
+    const picture = source.inks?.includes(one.ink) ? await decoded(`/easel/draft/${one.ink}-${sha256}?at=${Date.now()}`) : null;
+    const mask = source.mask && one.ink === "mask" ? await decoded(`/easel/source/${source.mask}.png`) : null;
     if (one.turn !== turn) return;
     one.canvas.hold(false);
     one.canvas.restoreInk(picture);
+    if (mask) { one.canvas.replaceInk(mask); source.mask = ""; } // Ctrl + Z brings back what was painted
     one.canvas.set({ size: Math.max(1, Math.round(Math.max(...one.canvas.size) / 24)) });
     one.said.textContent = "";
-    if (source.mask && one.ink === "mask") { inked(one); source.mask = ""; source.inks = [...(source.inks || []), "mask"]; }
     showFrame();
   } catch (error) {
     if (one.turn !== turn) return;
@@ -116,15 +116,25 @@ async function decoded(address) {
   return image;
 }
 
+const sides = () => ["left", "top", "right", "bottom"].map((side) => Number(document.querySelector(`#easel-extend-${side} input`)?.value) || 0);
+export const isExtended = () => task() === "inpaint" && sides().some(Boolean);
+
 // Outpainting: the frame around the picture shows how far it will grow.
 export function showFrame() {
-  const sides = ["left", "top", "right", "bottom"].map((side) => Number(document.querySelector(`#easel-extend-${side} input`)?.value) || 0);
-  if (desks.inpaint?.source) desks.inpaint.canvas.setFrame(sides);
+  if (desks.inpaint?.source) desks.inpaint.canvas.setFrame(sides());
+}
+
+// While a picture is extended what is painted waits, and says so.
+function sayThatItWaits(one) {
+  if (one.ink === "mask" && document.documentElement.classList.contains("easel-mask-waits")) {
+    toast("The picture is being extended; what you paint is repainted later.", { label: "Do not extend", run: () => command("unframe") });
+  }
 }
 
 // ---------------------------------------------------------------- saving
 
 function inked(one) {
+  if (!one.dirty) sayThatItWaits(one);
   one.dirty = true;
   const now = performance.now();
   one.since ??= now;

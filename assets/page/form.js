@@ -3,8 +3,9 @@
 import { ask, clip, dialog, h, icon, sorry, toast } from "./dom.js";
 import { command, onOutcome, send } from "./bridge.js";
 import { lookNow, studio } from "./state.js";
-import { showFrame } from "./editor.js";
+import { isExtended, showFrame } from "./editor.js";
 import { follow, onView } from "./stage.js";
+import { showPane, TASKS } from "./tasks.js";
 
 const PAUSE = 450; // milliseconds of rest before the form is saved
 let saving = null;
@@ -34,11 +35,12 @@ function rememberSoon() {
   saving = setTimeout(() => { saving = null; send("remember"); }, PAUSE);
 }
 
-// A page that closes before the pause is over still hands its two texts over.
+// A page that closes before the pause is over still hands its texts over.
 function keepPrompt() {
   if (saving === null) return;
-  const [prompt, negative] = ["#easel-prompt textarea", "#easel-negative textarea"].map((q) => document.querySelector(q)?.value);
-  const body = JSON.stringify({ prompt: prompt ?? "", ...(negative === undefined ? {} : { negative_prompt: negative }) });
+  const texts = { prompt: "#easel-prompt", negative_prompt: "#easel-negative", extend_prompt: "#easel-extend-prompt" };
+  const typed = Object.entries(texts).map(([name, place]) => [name, document.querySelector(`${place} textarea`)?.value]);
+  const body = JSON.stringify({ prompt: "", ...Object.fromEntries(typed.filter(([, text]) => text !== undefined)) });
   fetch("/easel/form", { method: "POST", body, keepalive: true, headers: { "Content-Type": "application/json" } });
 }
 
@@ -46,6 +48,8 @@ function markChoices() {
   const on = Boolean(document.querySelector("#easel-panels input")?.checked);
   const page = document.documentElement;
   page.classList.toggle("easel-panels-on", on);
+  page.classList.toggle("easel-extends", isExtended());
+  page.classList.toggle("easel-mask-waits", isExtended() && !document.querySelector("#easel-extend-mask input")?.checked);
   page.classList.toggle("easel-own-size", chosen("#easel-size-from") === "own");
   page.classList.toggle("easel-only-masked", chosen("#easel-area") === "only masked");
   page.classList.toggle("easel-hires", Number(document.querySelector("#easel-hires-scale input")?.value) > 1);
@@ -55,6 +59,7 @@ function markChoices() {
 const chosen = (radio) => document.querySelector(`${radio} input:checked`)?.value;
 
 function act(event) {
+  if (event.target.closest?.("#easel-extend button.label-wrap")) showPane("source"); // where the frame is seen
   const what = event.target.closest?.("[data-act]")?.dataset.act;
   if (what === "swap") command("swap");
   else if (what === "dice") command("dice");
@@ -71,7 +76,8 @@ function act(event) {
 function show(outcome) {
   document.querySelectorAll(".easel-problem").forEach((line) => line.remove());
   if (outcome.error) showProblem(outcome.error);
-  if (outcome.said) toast(outcome.said);
+  if (outcome.said) toast(outcome.said, outcome.undo ? { label: "Undo", run: () => command("earlier", { key: outcome.undo }) } : null);
+  if (outcome.earlier) showEarlier(outcome.earlier);
   if ("size_note" in outcome) {
     const note = document.querySelector("#easel-size-note");
     if (note) { note.textContent = outcome.size_note; note.hidden = !outcome.size_note; }
@@ -113,10 +119,10 @@ function showModel({ name, title, pictured }) {
   place.replaceChildren(pictured ? h("img", { src: `/easel/model-picture?name=${encodeURIComponent(name)}`, alt: "" }) : title.slice(0, 1));
 }
 
-function showTokens({ used, limit, cut }) {
+function showTokens({ used, limit, cut, longest }) {
   const line = document.querySelector("#easel-tokens");
   if (!line) return;
-  line.textContent = used === null ? "" : `${used} of ${limit} tokens`;
+  line.textContent = used === null ? "" : `${used} of ${limit} tokens${longest ? " in the longest line" : ""}`;
   line.classList.toggle("over", Boolean(cut));
   line.title = cut ? `The model reads no further than ${limit} tokens; cut off: “${clip(cut, 200)}”` : "How much of the model's attention the prompt takes";
 }
@@ -124,7 +130,22 @@ function showTokens({ used, limit, cut }) {
 export function mountUnderPrompt(root) {
   root.replaceChildren(
     h("button", { type: "button", class: "easel-link", "data-act": "subjects" }, "What can it draw?"),
-    h("span", { id: "easel-tokens", class: "easel-quiet", "aria-live": "off" }));
+    h("details", { class: "easel-menu", id: "easel-earlier", hidden: true }, h("summary", { class: "easel-link", title: "Forms that were replaced by another picture's settings" }, "Earlier"), h("div", {})),
+    h("span", { class: "easel-gap" }),
+    h("span", { id: "easel-tokens", class: "easel-quiet", "aria-live": "off" }),
+    h("p", { class: "easel-quiet easel-extending" }, "The picture is being extended, which this prompt does not take part in. ",
+      h("button", { type: "button", class: "easel-link", onclick: () => command("unframe") }, "Do not extend")));
+}
+
+// What sent or re-used settings replaced: one click brings it back, source and drawing included.
+function showEarlier(forms) {
+  const menu = document.querySelector("#easel-earlier");
+  if (!menu) return;
+  menu.hidden = forms.length === 0;
+  menu.lastChild.replaceChildren(...forms.map(({ key, prompt, task, source }) =>
+    h("button", { type: "button", onclick: () => { menu.open = false; command("earlier", { key }); } },
+      source && task !== "txt2img" ? h("img", { src: `/easel/source/${source}.png`, alt: "" }) : null,
+      h("span", {}, clip(prompt.split("\n").filter(Boolean).join(" / ") || "No prompt", 60)), h("small", { class: "easel-quiet" }, TASKS[task] || ""))));
 }
 
 // ---------------------------------------------------------------- what the model can draw

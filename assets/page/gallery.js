@@ -1,12 +1,13 @@
 // Every picture ever made, a page at a time as one scrolls; selection, bin, contact sheets.
 
-import { ask, button, clip, h, sorry, thumbnail } from "./dom.js";
+import { ask, button, clip, h, sorry, tell, thumbnail } from "./dom.js";
 import { openComparison } from "./compare.js";
 import { binAll, onPictureChange } from "./picture.js";
 import { onState } from "./state.js";
 import { openViewer } from "./viewer.js";
 
 const PAGE = 60;
+const WHOLE_SET = 200; // pictures; a longer set comes newest first, a page at a time
 let parts = null;
 let pictures = [];
 let more = true;
@@ -15,23 +16,32 @@ let asking = false;
 let newest = null;
 let cursor = -1; // where the keyboard is
 const selected = new Map();
-const filter = { search: "", starred: false, deleted: false, set: "" };
+const filter = { search: "", starred: false, taste: false, deleted: false, campaigns: false, set: "" };
 
 export function mountGallery(root) {
-  const search = h("input", { type: "search", id: "easel-search", placeholder: "Search prompts", "aria-label": "Search prompts", oninput: () => later(() => { filter.search = search.value; reload(); }) });
+  const search = h("input", { type: "search", id: "easel-search", placeholder: "Search prompts", "aria-label": "Search prompts", oninput: () => later(() => { filter.search = search.value; narrowed(); }) });
+  const chips = {};
   const toggle = (name, text) => {
-    const box = h("button", { type: "button", class: "easel-chip", "aria-pressed": "false", onclick: () => { filter[name] = !filter[name]; box.setAttribute("aria-pressed", String(filter[name])); selected.clear(); reload(); } }, text);
-    return box;
+    chips[name] = h("button", { type: "button", class: "easel-chip", "aria-pressed": "false", onclick: () => { filter[name] = !filter[name]; selected.clear(); narrowed(); } }, text);
+    return chips[name];
   };
-  const sets = h("select", { id: "easel-sets", "aria-label": "Set of panels", hidden: true, onchange: () => { filter.set = sets.value; selected.clear(); reload(); } });
+  const sets = h("select", { id: "easel-sets", "aria-label": "Set of panels", hidden: true, onchange: () => { filter.set = sets.value; selected.clear(); narrowed(); } });
   parts = {
-    sets,
-    bar: h("div", { class: "easel-gallery-bar" }, search, sets, toggle("starred", "★ Starred"), toggle("taste", "By your taste"), toggle("deleted", "Bin"), h("span", { class: "easel-gap" }), h("span", { id: "easel-count", class: "easel-quiet" })),
+    search, sets, chips,
+    bar: h("div", { class: "easel-gallery-bar" }, search, sets, toggle("starred", "★ Starred"), toggle("taste", "By your taste"), toggle("campaigns", "Drawn for campaigns"), toggle("deleted", "Bin"), h("span", { class: "easel-gap" }), h("span", { id: "easel-count", class: "easel-quiet" })),
     choice: h("div", { class: "easel-choice", hidden: true }),
     grid: h("div", { class: "easel-grid", role: "group", "aria-label": "Pictures" }),
     end: h("div", { class: "easel-end" }),
   };
   root.replaceChildren(parts.bar, parts.choice, parts.grid, parts.end);
+  begin();
+}
+
+// The search and the filters are there again after a reload.
+async function begin() {
+  try { Object.assign(filter, await ask("/easel/kept/gallery")); } catch (error) { sorry(error); }
+  parts.search.value = filter.search;
+  showFilter();
   new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting)) loadMore(); }, { rootMargin: "600px" }).observe(parts.end);
   onState((state) => {
     if (state.newest === newest) return;
@@ -44,6 +54,16 @@ export function mountGallery(root) {
 
 export const isShown = () => Boolean(parts?.grid.offsetParent);
 export const current = () => pictures[cursor] ?? null;
+
+function showFilter() {
+  for (const [name, chip] of Object.entries(parts.chips)) chip.setAttribute("aria-pressed", String(filter[name]));
+}
+
+function narrowed() {
+  showFilter();
+  tell("/easel/kept/gallery", { values: { ...filter } }).catch(() => {}); // the next change is kept again
+  reload();
+}
 
 let pause = null;
 function later(run) {
@@ -59,11 +79,17 @@ async function offerSets() {
       ...found.map((set) => h("option", { value: set.id }, `${clip(set.name || "Set without a name", 40)} (${set.pictures})`)));
     parts.sets.value = found.some((set) => set.id === filter.set) ? filter.set : "";
     parts.sets.hidden = found.length === 0;
-    if (parts.sets.value !== filter.set) { filter.set = ""; reload(); }
+    if (parts.sets.value !== filter.set) { filter.set = ""; narrowed(); }
   } catch (error) { sorry(error); }
 }
 
-const query = (before) => new URLSearchParams({ limit: PAGE, search: filter.search, set_id: filter.set, starred: filter.starred ? "1" : "", deleted: filter.deleted ? "1" : "", ...(before ? { before } : {}) });
+const query = (before) => new URLSearchParams({ limit: filter.set ? WHOLE_SET : PAGE, search: filter.search, set_id: filter.set, starred: filter.starred ? "1" : "", deleted: filter.deleted ? "1" : "", drawn_for: drawnFor(), ...(before ? { before } : {}) });
+
+// What campaigns drew stands apart, or it would bury the rest; whoever looks for something looks through all.
+function drawnFor() {
+  if (filter.campaigns) return "campaigns";
+  return filter.search || filter.starred || filter.deleted || filter.set ? "" : "artist";
+}
 
 function reload() {
   pictures = [];
@@ -96,6 +122,7 @@ function showCount(total) {
 
 // New pictures come in at the top without disturbing where one is.
 async function freshen() {
+  if (filter.set) return reload(); // a new panel has a place of its own
   const mine = turn;
   try {
     const page = await ask(`/easel/pictures?${query()}`);
@@ -119,6 +146,7 @@ function render(whole) {
 function emptySentence() {
   if (filter.search) return `No prompt here has “${filter.search}” in it.`;
   if (filter.deleted) return "The bin is empty.";
+  if (filter.campaigns) return "No campaign of the Rate tab has drawn a picture yet.";
   if (filter.starred) return "No picture has a star yet; press S on one that you like.";
   return "Every picture that you draw will stand here.";
 }
@@ -129,6 +157,7 @@ function card(picture) {
     h("button", { type: "button", class: "easel-card-picture", title: clip(picture.prompt || "No prompt", 200), onclick: (event) => (event.ctrlKey || event.metaKey || event.shiftKey || selected.size ? toggleSelected(picture, event.shiftKey) : open(picture)) },
       h("img", { src: thumbnail(picture), alt: clip(picture.prompt || "No prompt", 120), loading: "lazy", draggable: "false" })),
     h("button", { type: "button", class: "easel-check", "aria-label": "Select", "aria-pressed": String(chosen), title: "Select (Space)", onclick: (event) => toggleSelected(picture, event.shiftKey) }, button("", "check").firstChild),
+    filter.set && picture.panel ? h("span", { class: "easel-card-panel", title: `Panel ${picture.panel}` }, String(picture.panel)) : null,
     h("span", { class: "easel-card-words" }, clip(picture.prompt || "No prompt", 80)));
 }
 

@@ -15,7 +15,7 @@ import { toggleTheme } from "./theme.js";
 
 const KEYS = [
   ["Anywhere", [["Ctrl + Enter", "Generate; again while drawing to queue another"], ["Ctrl + .", "Cancel what is being drawn"], ["P", "Go to the prompt"], ["/", "Search the gallery"], ["T", "Light or dark"], ["?", "These keys"]]],
-  ["On a picture", [["← →", "The one before, the next"], ["Enter", "Larger"], ["S", "Star"], ["1 to 5", "Rate"], ["V", "Four variations"], ["R", "Re-use its settings"], ["I", "Send it to Image to image"], ["M", "Send it to Inpaint"], ["X", "Compare it with another"], ["O", "Before and after"], ["C", "Copy its seed"], ["D", "Download with its recipe"], ["Del", "To the bin"]]],
+  ["On a picture", [["← →", "To the left, to the right"], ["Enter", "Larger"], ["S", "Star"], ["1 to 5", "Rate"], ["V", "Four variations"], ["R", "Re-use its settings"], ["I", "Send it to Image to image"], ["M", "Send it to Inpaint"], ["X", "Compare it with another"], ["O", "Before and after; Esc ends it"], ["C", "Copy its seed"], ["D", "Download with its recipe"], ["Del", "To the bin"]]],
   ["On a source", [["W", "Source or result"], ["B, E", "Brush, eraser"], ["[ ]", "Smaller or larger brush"], ["Ctrl + Z", "Undo; with Shift, redo"], ["Shift + click", "A straight line"], ["Ctrl + wheel", "Zoom; + − and 0 as well"], ["Space + drag", "Move the picture"], ["Arrows, Enter", "Paint without a mouse"]]],
   ["In the gallery", [["← ↑ ↓ →", "Go about"], ["Space", "Select"], ["Shift + click", "Select up to here"], ["Esc", "Select nothing"]]],
   ["While rating", RATING_KEYS],
@@ -76,6 +76,7 @@ function moves(event, key, inGallery, picture) {
   const go = {
     ArrowLeft: () => (viewed() ? turn(-1) : inGallery ? gallery.moveCursor(-1) : step(-1)),
     ArrowRight: () => (viewed() ? turn(1) : inGallery ? gallery.moveCursor(1) : step(1)),
+    ...(!inGallery && !viewed() && stage.isBefore() ? { Escape: stage.toggleBefore } : {}),
     ...(inGallery ? { ArrowUp: () => gallery.moveCursor(0, -1), ArrowDown: () => gallery.moveCursor(0, 1), " ": gallery.selectCurrent, Escape: gallery.clearSelection } : {}),
     ...(event.target.closest?.("button, a, summary") && !event.target.closest(".easel-card, .easel-tile") ? {} : { Enter: () => (inGallery ? gallery.openCurrent() : picture && !viewed() && openViewer(picture)) }),
   };

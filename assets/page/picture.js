@@ -40,7 +40,7 @@ export async function binAll(pictures) {
     { label: "Undo", run: async () => { for (const picture of gone) await restore(picture); } });
 }
 
-export const reuse = (picture) => { leave(); command("reuse", { picture: picture.id }); toast("Its settings are in the form."); };
+export const reuse = (picture) => { leave(); command("reuse", { picture: picture.id }); };
 export const vary = (picture) => { command("vary", { picture: picture.id }); toast("Drawing four variations."); };
 export const sendTo = (picture, task) => { leave(); command("send", { picture: picture.id, task }); };
 export const compareWith = (picture) => { if (markForComparing(picture)) leave(); };

@@ -47,10 +47,14 @@ export function onView() {
   return now?.pictures.at(-1) ?? (now && isOpen(now) ? null : history[0]) ?? null;
 }
 
-export function step(places) {
+// The row that the picture on view stands in, as it is on the page: arrows move along it.
+function row() {
   const now = studio.state?.now;
-  const list = now && now.pictures.some((p) => p.id === onView()?.id) && now.pictures.length > 1
-    ? now.pictures : history;
+  return now && now.pictures.some((p) => p.id === onView()?.id) && now.pictures.length > 1 ? now.pictures : history;
+}
+
+export function step(places) {
+  const list = row();
   const at = list.findIndex((p) => p.id === onView()?.id);
   const next = list[Math.min(Math.max(at + places, 0), list.length - 1)];
   if (next) choose(next);
@@ -92,7 +96,7 @@ function renderPicture(now) {
   if (!frame) {
     frame = h("figure", { class: "easel-frame" });
     parts.room.replaceChildren(frame);
-    frame.addEventListener("click", (event) => { const p = onView(); if (p && !event.target.closest(".easel-slider")) openViewer(p, history); });
+    frame.addEventListener("click", (event) => { const p = onView(); if (p && !event.target.closest(".easel-slider")) openViewer(p, row()); });
     shownSource = "";
   }
   frame.style.setProperty("--w", size.width);
@@ -111,6 +115,8 @@ function renderBefore(frame, picture) {
   shownSource = mark;
   renderTools(picture, null);
 }
+
+export const isBefore = () => showsBefore;
 
 export function toggleBefore() {
   showsBefore = !showsBefore;
@@ -138,7 +144,7 @@ function renderTools(picture, live) {
   shownTools = mark;
   parts.tools.replaceChildren();
   if (picture) {
-    const bar = toolbar(picture, (p) => openViewer(p, history));
+    const bar = toolbar(picture, (p) => openViewer(p, row()));
     if (picture.edit) bar.prepend(button("Before and after (O)", "halves", toggleBefore, { text: "Before/after", "aria-pressed": String(showsBefore) }));
     parts.tools.append(bar, h("p", { class: "easel-caption" }, clip(picture.prompt || "No prompt", 160),
       h("span", {}, ` ${picture.width} × ${picture.height}, ${duration(picture.seconds)}`)), family(picture, choose));
@@ -154,7 +160,7 @@ function tile(picture) {
   return h("button", {
     type: "button", class: `easel-tile${isShown ? " shown" : ""}${picture.starred ? " starred" : ""}`, role: "option",
     "aria-selected": String(isShown), "data-picture": picture.id, title: clip(picture.prompt || "No prompt", 120),
-    onclick: () => choose(picture), ondblclick: () => openViewer(picture, history),
+    onclick: () => choose(picture), ondblclick: () => openViewer(picture, row()),
   }, h("img", { src: thumbnail(picture), alt: clip(picture.prompt || "No prompt", 80), loading: "lazy", draggable: "false" }));
 }
 
@@ -201,7 +207,7 @@ function renderBest(now, wanted) {
 
 async function loadHistory() {
   try {
-    history = (await ask(`/easel/pictures?limit=${HISTORY}`)).pictures;
+    history = (await ask(`/easel/pictures?drawn_for=artist&limit=${HISTORY}`)).pictures;
   } catch (error) { sorry(error); }
   renderHistory();
   if (studio.state?.newest) renderPicture(studio.state.now);

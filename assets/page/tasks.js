@@ -22,14 +22,18 @@ export function openTab(title) {
 }
 
 export function mountTasks(tabs) {
+  let shown = "";
   const look = () => {
     const title = tabs.querySelector('button[role="tab"][aria-selected="true"]')?.textContent.trim();
+    if (!title || title === shown) return;
+    const first = shown === "";
+    shown = title;
     const open = Object.keys(TASKS).find((name) => TASKS[name] === title) || "";
-    if (page.dataset.task === open) return;
-    const first = page.dataset.task === undefined;
-    page.dataset.task = open;
-    for (const listen of listeners) listen(open);
-    if (open && !first) setTimeout(() => send("remember"), 400);
+    if (page.dataset.task !== open) {
+      page.dataset.task = open;
+      for (const listen of listeners) listen(open);
+    }
+    if (!first) setTimeout(() => send("remember"), 400); // the open tab is kept too
   };
   new MutationObserver(look).observe(tabs, { subtree: true, childList: true, attributes: true, attributeFilter: ["aria-selected"] });
   look();

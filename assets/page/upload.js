@@ -21,10 +21,7 @@ export const bringMask = (file) => hand("/easel/source?kind=mask", file);
 // Answers { values, size, parent, notices }: the source that a file is, and the settings that it carries.
 const bring = (file, tab) => hand(`/easel/send?tab=${tab}`, file);
 const carriesSettings = (sent) => "prompt" in sent.values;
-const fill = (sent, tab) => {
-  command("fill", { values: sent.values, task: tab, parent: sent.parent });
-  if (sent.notices.length) toast(sent.notices.join(" "));
-};
+const fill = (sent, tab) => command("fill", { values: sent.values, task: tab, parent: sent.parent, notices: sent.notices });
 
 // A picture for the open tab's source, or for Image to image when the tab has none. The form's own
 // settings stay; those that the file carries are one click away.

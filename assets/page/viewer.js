@@ -10,9 +10,11 @@ export function openViewer(picture, list = [picture]) {
   if (open) open.box.close();
   const box = h("dialog", { class: "easel-viewer", "aria-label": "Picture" });
   box.addEventListener("close", () => { box.remove(); open = null; });
+  box.addEventListener("cancel", (event) => { if (box.querySelector(".easel-viewer-room .easel-slider")) { event.preventDefault(); show(); } }); // Escape leaves before and after first
   box.addEventListener("click", (event) => { if (event.target === box || event.target.classList.contains("easel-viewer-room")) box.close(); });
   document.body.append(box);
-  open = { box, list: [...list], at: Math.max(0, list.findIndex((p) => p.id === picture.id)) };
+  const at = list.findIndex((p) => p.id === picture.id);
+  open = at < 0 ? { box, list: [picture], at: 0 } : { box, list: [...list], at };
   show();
   box.showModal();
 }
@@ -35,8 +37,8 @@ function show() {
     h("div", { class: "easel-viewer-room" }, image),
     h("aside", {},
       h("header", {},
-        button("The one before", "left", () => turn(-1), { disabled: open.at === 0 }),
-        button("The next one", "right", () => turn(1), { disabled: open.at === open.list.length - 1 }),
+        button("To the left (←)", "left", () => turn(-1), { disabled: open.at === 0 }),
+        button("To the right (→)", "right", () => turn(1), { disabled: open.at === open.list.length - 1 }),
         h("span", { class: "easel-gap" }),
         button("Close (Esc)", "close", () => open.box.close())),
       h("p", { class: "easel-viewer-prompt" }, picture.prompt || "No prompt"),

@@ -25,6 +25,7 @@ class Picture:
     rating: int | None = None  # 1 to 5
     deleted_at: float | None = None  # in the bin since then
     parent_id: int | None = None  # the picture that this one was made from
+    panel: int = 0  # number within its set of panels, from 1; 0 outside of sets
 
     @property
     def seed(self) -> int:

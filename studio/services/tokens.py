@@ -6,11 +6,14 @@ and fast tokenizers refuse two threads at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 from studio.services.models import ModelShelf
+
+MOST_COUNTED = 40  # prompts at once
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class TokenCounter:
             limit = tokenizer.model_max_length - 2  # start and end take two places
             cut = tokenizer.decode(tokens[limit:]).strip() if len(tokens) > limit else ""
         return TokenCount(len(tokens), limit, cut)
+
+    def longest(self, model: str, prompts: Sequence[str]) -> TokenCount | None:
+        """Return the length of the longest of some prompts, None while the model is not loaded.
+
+        Of very many those with the most characters are counted.
+        """
+        found = [self.count(model, prompt) for prompt in sorted(prompts, key=len)[-MOST_COUNTED:]]
+        return max(filter(None, found), key=lambda count: count.used, default=None)
 
     def _tokenizer_of(self, model: str) -> Any:
         if self._tokenizer is None or self._tokenizer[0] != model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
@@ -30,16 +30,18 @@ class FormStore:
         with self._engine.connect() as connection:
             return _state(connection, name)
 
-    def save(self, name: str, state: dict[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
-        """Replace the form's state and return it; the fields of `keep` stay as they were saved.
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Replace the form's state. Raises `StorageError` for what is too large or no JSON."""
+        self.change(name, lambda _saved: state)
 
-        Raises `StorageError` for what is too large or no JSON.
+    def change(self, name: str, run: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Replace the form's state by what `run` makes of it, and return that.
+
+        Nobody else saves in between. Raises `StorageError` for what is too large or no JSON.
         """
-        _check(name, state)
         with self._writer.begin() as connection:
-            if keep:
-                saved = _state(connection, name)
-                state = state | {field: saved[field] for field in keep if field in saved}
+            state = run(_state(connection, name))
+            _check(name, state)
             connection.execute(delete(FORMS).where(FORMS.c.name == name))
             row = {"name": name, "state": json.dumps(state), "saved_at": time.time()}
             connection.execute(insert(FORMS).values(row))

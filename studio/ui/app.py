@@ -23,12 +23,13 @@ from studio.ui.finetune_routes import add_finetune_routes
 from studio.ui.form import build_form
 from studio.ui.gallery import build_gallery
 from studio.ui.header import build_header, offer_new_models
+from studio.ui.kept_routes import add_kept_routes
 from studio.ui.port import address
 from studio.ui.rate import build_rate
 from studio.ui.rate_routes import add_rate_routes
 from studio.ui.routes import add_routes
 from studio.ui.security import LOOPBACK_HOSTS, MAX_UPLOAD, middleware
-from studio.ui.tasks import TASKS
+from studio.ui.tasks import OTHER_TABS, TASKS
 from studio.ui.teach import build_teach
 from studio.ui.teach_routes import add_teach_routes
 from studio.ui.theme import easel_theme
@@ -41,6 +42,12 @@ HEAD = (
     '<link rel="stylesheet" href="/easel/page/finetune.css">'
     '<link rel="stylesheet" href="/easel/page/teach.css">'
     '<script type="module" src="/easel/page/easel.js"></script>'
+)
+OTHER_BUILDERS = (
+    ("rate", build_rate),
+    ("finetune", build_finetune),
+    ("teach", build_teach),
+    ("gallery", build_gallery),
 )
 LATEST_WARM_UP = 15.0  # seconds after the start, when no page was opened until then
 LAST_ANSWERS = 2  # seconds that open requests get when the studio ends
@@ -73,6 +80,7 @@ def make_app(studio: Studio) -> FastAPI:
     app.state.warm_up = begin
     add_routes(app, studio)
     add_edit_routes(app, studio)
+    add_kept_routes(app, studio)
     add_rate_routes(app, studio)
     add_finetune_routes(app, studio)
     add_teach_routes(app, studio)
@@ -112,16 +120,13 @@ def build_page(studio: Studio) -> gr.Blocks:
                 name: gr.Tab(task.title, id=name, elem_id=f"easel-tab-{name}")
                 for name, task in TASKS.items()
             }
-            with gr.Tab("Rate", id="rate", render_children=True):
-                build_rate()
-            with gr.Tab("Fine-tune", id="finetune", render_children=True):
-                build_finetune()
-            with gr.Tab("Teach", id="teach", render_children=True):
-                build_teach()
-            with gr.Tab("Gallery", id="gallery", render_children=True):
-                build_gallery()
+            others = {}
+            for name, build in OTHER_BUILDERS:
+                with gr.Tab(OTHER_TABS[name], id=name, render_children=True) as others[name]:
+                    build()
         form = build_form(model, first_usable(entries), upscalers(studio))
-        wire(DrawingHandlers(studio, form, tabs, TokenCounter(studio.models)), demo, drawing)
+        handlers = DrawingHandlers(studio, form, tabs, TokenCounter(studio.models))
+        wire(handlers, demo, drawing, others)
         for draw in (txt2img_endpoint, img2img_endpoint, inpaint_endpoint):
             name = draw.__name__.removesuffix("_endpoint")
             gr.api(draw(studio), api_name=name, concurrency_limit=8)

@@ -38,14 +38,16 @@ def _reuse(handlers: DrawingHandlers, values: Values, detail: Detail) -> Updates
     picture = _picture(handlers, detail)
     recipe = _recipe(handlers, picture) | {"count": 1, "keep_seed": True}
     recipe |= {"parent": str(picture.parent_id or "")}
-    return handlers.moved(values, recipe, mask=picture.request.mask)
+    said = "Its settings are in the form."
+    return handlers.moved(values, recipe, mask=picture.request.mask, said=said)
 
 
 def _send(handlers: DrawingHandlers, values: Values, detail: Detail) -> Updates:
     """Make a picture the source of an edit, with its settings as far as they make sense there."""
     task = _task(detail)
     sent = handlers.studio.sending.picture(_whole(detail, "picture"), task)
-    return _fill(handlers, values, {"values": sent.values, "task": task, "parent": sent.parent_id})
+    told = {"values": sent.values, "parent": sent.parent_id, "notices": list(sent.notices)}
+    return _fill(handlers, values, {"task": task, **told})
 
 
 def _fill(handlers: DrawingHandlers, values: Values, detail: Detail) -> Updates:
@@ -64,7 +66,37 @@ def _fill(handlers: DrawingHandlers, values: Values, detail: Detail) -> Updates:
     if "adapters" in detail["values"]:
         aim["adapters"] = adapters_text(detail["values"]["adapters"] or ())
     fitting = handlers.sound(values | sent | aim)
-    return handlers.moved(values, {name: fitting[name] for name in (*sent, *aim)})
+    said = " ".join([f"Sent to {TASKS[task].title} with its settings.", *_notices(detail)])
+    return handlers.moved(values, {name: fitting[name] for name in (*sent, *aim)}, said=said)
+
+
+def _notices(detail: Detail) -> list[str]:
+    """Return the sentences on what could not be taken over as it was."""
+    notices = detail.get("notices")
+    return [str(notice) for notice in notices] if isinstance(notices, list) else []
+
+
+def _earlier(handlers: DrawingHandlers, values: Values, detail: Detail) -> Updates:
+    """Bring back a form that a command replaced; the present one changes places with it."""
+    found = handlers.kept.take_back(str(detail.get("key")))
+    if found is None:
+        raise EaselError("This earlier form is not kept any more.")
+    form, mask = found
+    back = {name: value for name, value in handlers.sound(form).items() if name in form}
+    return handlers.moved(values, back, mask=mask, said=_back(handlers, back))
+
+
+def _back(handlers: DrawingHandlers, form: Values) -> str:
+    """Say what came back."""
+    prompt = " ".join(str(form["prompt"] or "").split())
+    words = [f"“{prompt[:59]}…”" if len(prompt) > 60 else f"“{prompt}”" if prompt else "no prompt"]
+    if form["panels"]:
+        words.append(f"{sum(map(bool, map(str.strip, form['prompt'].splitlines())))} panels")
+    if preset := handlers.preset(form):
+        words.append(f"style {preset.title}")
+    if form["task"] in EDITS and form["source"]:
+        words.append("its source and what is painted on it")
+    return f"Back: {', '.join(words)}."
 
 
 def _source(handlers: DrawingHandlers, values: Values, detail: Detail) -> Updates:
@@ -74,7 +106,13 @@ def _source(handlers: DrawingHandlers, values: Values, detail: Detail) -> Update
     wanted = str(detail.get("task") or task)
     parent = str(detail.get("parent") or "")
     aim = {"task": wanted if wanted in EDITS else task, "source": source, "parent": parent}
-    return handlers.moved(values, aim | UNFRAMED)
+    said = "" if source else "The source is taken away."
+    return handlers.moved(values, aim | UNFRAMED, said=said)
+
+
+def _unframe(handlers: DrawingHandlers, values: Values, _detail: Detail) -> Updates:
+    """Extend the picture no further: what is painted is to be repainted."""
+    return handlers.changed(values, dict(UNFRAMED))
 
 
 def _vary(handlers: DrawingHandlers, _values: Values, detail: Detail) -> Updates:
@@ -88,6 +126,7 @@ def _sample(handlers: DrawingHandlers, values: Values, detail: Detail) -> Update
     drawn = values | {"prompt": str(detail.get("prompt", "")), "panels": False, "preset": ""}
     if not drawn["keep_seed"]:
         drawn["seed"] = new_seed()
+    handlers.kept.put_aside(values, {"prompt": drawn["prompt"], "preset": ""})
     return handlers.submit(drawn) | handlers.controls(
         {name: drawn[name] for name in ("prompt", "panels", "preset", "seed")}
     )
@@ -122,6 +161,8 @@ def _adapters(handlers: DrawingHandlers, values: Values, detail: Detail) -> Upda
 _COMMANDS = MappingProxyType(
     {
         "adapters": _adapters,
+        "earlier": _earlier,
+        "unframe": _unframe,
         "reuse": _reuse,
         "send": _send,
         "fill": _fill,

@@ -35,7 +35,7 @@ from studio.ui.editor import Edit
 from studio.ui.inpaint import SIDES
 from studio.ui.labels import FRAMES, SEED_POLICIES, SIZES_FROM, label
 from studio.ui.shapes import shape_of
-from studio.ui.tasks import IMG2IMG, INPAINT, TASKS, TXT2IMG
+from studio.ui.tasks import IMG2IMG, INPAINT, OTHER_TABS, TASKS, TXT2IMG
 
 DRAWING_FIELDS = (
     "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "sampler", "eta",
@@ -51,7 +51,8 @@ REQUEST_FIELDS = (*DRAWING_FIELDS, *EDIT_FIELDS)
 EXTENDED = tuple(f"extend_{side}" for side in SIDES)
 PAGE_FIELDS = (
     "shape", "preset", "keep_seed", "panels", "set_name", "seed_policy",
-    "task", "source", "parent", "adapters", "size_from", "frame", *EXTENDED,
+    "task", "tab", "turn", "source", "parent", "adapters", "size_from", "frame", "extend_prompt",
+    "extend_mask", *EXTENDED,
 )  # fmt: skip
 WHOLE_FIELDS = (
     "width", "height", "steps", "seed", "count", "variation_seed", "hires_steps", "loopback",
@@ -68,10 +69,16 @@ _CHOICES = MappingProxyType(
         "masked_content": MASKED_CONTENTS,
         "inpaint_area": INPAINT_AREAS,
         "task": tuple(TASKS),
+        "tab": ("", *TASKS, *OTHER_TABS),
         "size_from": tuple(value for _, value in SIZES_FROM),
         "frame": (None, *(value for _, value in FRAMES)),
         "seed_policy": tuple(value for _, value in SEED_POLICIES),
     }
+)
+# An extension has nothing to begin from, and its subject stands in the source already: noise
+# alone, RePaint's resampling, and a prompt of its own that is empty at first.
+EXTENSION = MappingProxyType(
+    {"strength": 1.0, "masked_content": "fill", "sampler": "DDIM", "eta": 1.0, "resampling": 10}
 )
 FIRST_STRENGTH = 0.75  # what artists know as the beginning of an edit
 FIRST_PROMPT = "red apple, flat illustration"
@@ -84,6 +91,7 @@ class Controls:
     components: Mapping[str, Component]
     negative: gr.Accordion
     panel_options: gr.Group
+    extension: gr.Accordion
     style_editor: Mapping[str, Component]
 
     def named(self) -> dict[str, Component]:
@@ -112,11 +120,15 @@ def default_form(entry: ModelEntry) -> dict[str, Any]:
         "set_name": "",
         "seed_policy": "same",
         "task": TXT2IMG,
+        "tab": "",
+        "turn": "0",
         "source": "",
         "parent": "",
         "adapters": "",
         "size_from": "source",
         "frame": "",
+        "extend_prompt": "",
+        "extend_mask": False,
     }
     return values | page | {"shape": shape_of(width, height)}
 
@@ -162,6 +174,11 @@ def read_request(values: Mapping[str, Any], edit: Edit | None = None) -> Generat
         wanted |= {name: read[name] for name in MASK_FIELDS}
         wanted["extend"] = tuple(read[name] for name in EXTENDED)
         as_source = read["inpaint_area"] != "only masked"
+        if any(wanted["extend"]):
+            around = (values.get("extend_prompt") or "").strip()
+            wanted |= EXTENSION | {"prompt": around}
+            if not around and not wanted["negative_prompt"].strip():
+                wanted["guidance_scale"] = 1.0  # both sides would say the same
     if as_source:
         wanted |= {"width": edit.size[0], "height": edit.size[1]}
     return GenerationRequest(**wanted)
@@ -176,13 +193,24 @@ def form_of(request: GenerationRequest) -> dict[str, Any]:
     values["adapters"] = adapters_text(request.adapters)
     if not request.source:
         return values | {"task": TXT2IMG}
-    masked = bool(request.mask) or any(request.extend)
+    if any(request.extend):
+        return _form_of_extension(request, values)
     values |= {"source": request.source, "strength": request.strength, "frame": ""}
-    values |= dict(zip(EXTENDED, request.extend, strict=True))
-    if masked:
+    values |= dict.fromkeys(EXTENDED, 0)
+    if request.mask:
         return values | {name: getattr(request, name) for name in MASK_FIELDS} | {"task": INPAINT}
     edit = {name: getattr(request, name) for name in ("loopback", "resize_mode")}
     return values | edit | {"task": IMG2IMG, "size_from": "own"}
+
+
+def _form_of_extension(request: GenerationRequest, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the form of an extension; what it draws with by itself leaves the form's own."""
+    own = (*EXTENSION, "prompt", "guidance_scale")
+    values = {name: value for name, value in values.items() if name not in own}
+    values |= {name: getattr(request, name) for name in MASK_FIELDS if name not in own}
+    values |= dict(zip(EXTENDED, request.extend, strict=True))
+    values |= {"extend_prompt": request.prompt, "extend_mask": bool(request.mask), "frame": None}
+    return values | {"task": INPAINT, "source": request.source}
 
 
 def _read(name: str, value: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -29,13 +28,13 @@ from studio.ui.controls import (
 )
 from studio.ui.editor import read_edit, source_json
 from studio.ui.form import Form, outcome
+from studio.ui.kept import KeptForm, missed
 from studio.ui.labels import NO_PRESET, UNTRAINED_MARK, UNTRAINED_NOTE
-from studio.ui.routes import FORM, picture_of
+from studio.ui.routes import picture_of
 from studio.ui.shapes import shape_choices, shape_of, shape_size
+from studio.ui.tasks import TXT2IMG
 
 Updates = dict[Component, Any]
-SOURCE_FIELDS = ("source", "parent")
-NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 PRESET_FIELDS = ("negative_prompt", "width", "height", "steps", "guidance_scale", "sampler")
 
 
@@ -58,16 +57,17 @@ class DrawingHandlers:
         """Keep the form, and say how long the prompt is and whether the size was trained."""
 
         def save(form: dict[str, Any]) -> Updates:
-            form = self._saved(form)
-            chips = {"shape": shape_of(form["width"], form["height"]), "frame": self._frame(form)}
-            return self.controls(chips) | {self.form.bridge: outcome(**self._remarks(form))}
+            kept = self.kept.save(form)
+            chips = {"shape": shape_of(kept["width"], kept["height"]), "frame": self._frame(kept)}
+            told = self.controls(missed(form, kept) | chips)
+            return told | {self.form.bridge: outcome(**self._remarks(kept))}
 
         return self.answering(save, values)
 
     def restore(self) -> Updates:
         """Fill a page that was just opened with the form as it was left."""
         entries = self.studio.models.entries()
-        values = self.sound(self.studio.form.load(FORM))
+        values = self.sound(self.kept.load())
         entry = next(e for e in entries if e.name == values["model"])
         source = source_json(self.studio, values["source"], values["parent"])
         return (
@@ -75,8 +75,13 @@ class DrawingHandlers:
             | self.choices(entry, values)
             | self.unfolded(values)
             | {
-                self.tabs: gr.Tabs(selected=values["task"]),
-                self.form.bridge: outcome(restored=True, source=source, **self._remarks(values)),
+                self.tabs: gr.Tabs(selected=values["tab"] or values["task"]),
+                self.form.bridge: outcome(
+                    restored=True,
+                    source=source,
+                    earlier=self.kept.earlier(),
+                    **self._remarks(values),
+                ),
             }
         )
 
@@ -112,6 +117,7 @@ class DrawingHandlers:
             return self.changed(values, {}) | {editor["title"]: "", editor["words"]: ""}
         given = {n: getattr(preset, n) for n in PRESET_FIELDS if getattr(preset, n) is not None}
         note = suits(preset, self._entry(values["model"]))
+        self.kept.put_aside(values, given)
         return self.changed(values, given, said=note) | {
             editor["title"]: preset.title,
             editor["words"]: preset.prompt,
@@ -144,6 +150,11 @@ class DrawingHandlers:
         """Unfold the options of "one panel a line"."""
         return gr.Group(visible=panels)
 
+    @property
+    def kept(self) -> KeptForm:
+        """The form as it is kept, and those that it replaced."""
+        return KeptForm(self.studio)
+
     # ------------------------------------------------------------------ submitting
 
     def submit(self, values: dict[str, Any]) -> Updates:
@@ -161,11 +172,12 @@ class DrawingHandlers:
                 request.prompt.splitlines(), styled, seed_policy=policy, key=key, name=name[:80]
             )
         else:
-            if preset:
+            if preset and (request.prompt or not any(request.extend)):
                 request = request.with_changes(prompt=preset.dress(request.prompt))
             generation.submit(request, key=key, parent_id=edit.parent_id if edit else None)
-        self._saved(values)
-        return self.controls({"seed": values["seed"]}) | {self.form.bridge: outcome(submitted=True)}
+        turn = self.kept.save(values, ("seed",))["turn"]
+        told = self.controls({"seed": values["seed"], "turn": turn})
+        return told | {self.form.bridge: outcome(submitted=True)}
 
     def answering(self, run: Callable[[dict[str, Any]], Updates], values: dict) -> Updates:
         """Run a handler's work; a refusal becomes the sentence at its field."""
@@ -182,29 +194,30 @@ class DrawingHandlers:
         """Change some controls, keep the whole form, and say what is to be said about it."""
         form = values | changes
         form["shape"] = changes["shape"] = shape_of(form["width"], form["height"])
-        form = self._saved(form, changes)
-        return self.controls(changes) | {self.form.bridge: outcome(**said, **self._remarks(form))}
+        form = self.kept.save(form, changes)
+        told = outcome(earlier=self.kept.earlier(), **said, **self._remarks(form))
+        return self.controls(changes | {"turn": form["turn"]}) | {self.form.bridge: told}
 
-    def moved(self, values: dict[str, Any], changes: dict[str, Any], mask: str = "") -> Updates:
-        """Change controls, and open their tab with their source and what is painted on it."""
+    def moved(
+        self, values: dict[str, Any], changes: dict[str, Any], mask: str = "", **said: Any
+    ) -> Updates:
+        """Change controls, and open their tab with their source and what is painted on it.
+
+        What that takes away from the form is put aside; the page offers to undo it.
+        """
         form = values | changes
         source = source_json(self.studio, form["source"], form["parent"], mask)
-        updates = self.changed(values, changes, source=source) | self.unfolded(form)
-        return updates | {self.tabs: gr.Tabs(selected=form["task"])}
-
-    def _saved(self, form: dict[str, Any], changes: Mapping[str, Any] = NO_CHANGES) -> dict:
-        """Keep the form and return it as it is kept: with the source that a command set last.
-
-        What the page sends may have set out before the answer to such a command arrived.
-        """
-        keep = [name for name in SOURCE_FIELDS if name not in changes]
-        return self.studio.form.save(FORM, form, keep=keep)
+        changes = changes | {"tab": form["task"]}
+        undo = self.kept.put_aside(values, changes, mask)
+        updates = self.changed(values, changes, source=source, undo=undo, **said)
+        return updates | self.unfolded(form) | {self.tabs: gr.Tabs(selected=form["task"])}
 
     def unfolded(self, values: Mapping[str, Any]) -> Updates:
         """Open what is folded where these values have something to show, and fold the rest."""
         controls = self.form.controls
         return {
             controls.negative: gr.Accordion(open=bool(values["negative_prompt"])),
+            controls.extension: gr.Accordion(open=any(values[name] for name in EXTENDED)),
             controls.panel_options: gr.Group(visible=bool(values["panels"])),
         }
 
@@ -249,10 +262,7 @@ class DrawingHandlers:
 
     def _remarks(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return what stands under the prompt and under the size."""
-        prompt = values["prompt"] or ""
-        preset = self.preset(values)
-        counted = self.tokens.count(values["model"], preset.dress(prompt) if preset else prompt)
-        remarks: dict[str, Any] = {"tokens": counted.__dict__ if counted else None}
+        remarks: dict[str, Any] = {"tokens": self._counted(values)}
         width, height = values["width"], values["height"]
         entry = next((e for e in self.studio.models.entries() if e.name == values["model"]), None)
         known = not (entry and width and height) or entry.knows_size(width, height)
@@ -261,6 +271,15 @@ class DrawingHandlers:
             remarks["model"] = {"name": entry.name, "title": entry.title, "pictured": pictured}
         remarks["adapters"] = [asdict(use) for use in read_adapters(values["adapters"] or "")]
         return remarks | {"size_note": "" if known else UNTRAINED_NOTE}
+
+    def _counted(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return how long the prompt is, of panels the longest; None until the model is loaded."""
+        prompt, preset = values["prompt"] or "", self.preset(values)
+        panels = bool(values["panels"]) and values["task"] == TXT2IMG
+        lines = (prompt.splitlines() if panels else []) or [prompt]
+        dressed = [preset.dress(line) if preset else line for line in lines]
+        counted = self.tokens.longest(values["model"], dressed)
+        return asdict(counted) | {"longest": len(lines) > 1} if counted else None
 
     def _entry(self, name: str) -> ModelEntry:
         try:

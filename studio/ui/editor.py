@@ -59,8 +59,10 @@ def read_edit(studio: Studio, values: Mapping[str, Any]) -> Edit | None:
     parent = int(values["parent"]) if str(values["parent"] or "").isdecimal() else None
     painted = _painted(studio, task, source)
     if task == INPAINT:
-        mask = _mask(studio, painted, size) if painted else ""
-        if not mask and not any(values[f"extend_{side}"] for side in _SIDES):
+        extends = any(values[f"extend_{side}"] for side in _SIDES)
+        waits = extends and not values["extend_mask"]
+        mask = _mask(studio, painted, size) if painted and not waits else ""
+        if not mask and not extends:
             raise InvalidRequestError(
                 "source", "Nothing is to change yet: paint over a part, or extend a side."
             )
@@ -82,6 +84,12 @@ def source_json(studio: Studio, sha256: str, parent: str = "", mask: str = "") -
     return told | {"inks": inks}
 
 
+def painted_mask(studio: Studio, source: str) -> str:
+    """Keep the mask that is painted over a source; return its hash, '' when nothing is painted."""
+    painted = _painted(studio, INPAINT, source) if source else b""
+    return _kept_mask(studio, painted) if painted else ""
+
+
 _SIDES = ("left", "top", "right", "bottom")
 
 
@@ -94,9 +102,15 @@ def _painted(studio: Studio, task: str, source: str) -> bytes:
 
 
 def _mask(studio: Studio, painted: bytes, size: tuple[int, int]) -> str:
-    """Keep the painted mask and return its hash, empty when all of it is black."""
+    mask = _kept_mask(studio, painted)
+    if mask:
+        _check_size(studio.sources.size(mask), size)
+    return mask
+
+
+def _kept_mask(studio: Studio, painted: bytes) -> str:
+    """Keep a painted mask and return its hash, empty when all of it is black."""
     mask = studio.sources.add_mask_file(painted)
-    _check_size(studio.sources.size(mask), size)
     return mask if studio.sources.image(mask).getbbox() else ""
 
 

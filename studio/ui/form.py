@@ -57,7 +57,8 @@ def build_form(model: gr.Dropdown, entry: ModelEntry, upscalers: Sequence[str] =
         with gr.Column(elem_id="easel-controls", scale=0, min_width=380):
             texts, negative = prompt_controls()
             strength, masks = strength_controls(), mask_controls()
-            outpainting, result_size = outpainting_controls(), result_size_controls()
+            outpainting, extension = outpainting_controls()
+            result_size = result_size_controls()
             style, editor = style_controls()
             sizes = size_controls(entry)
             seeds = seed_controls()
@@ -72,14 +73,15 @@ def build_form(model: gr.Dropdown, entry: ModelEntry, upscalers: Sequence[str] =
     bridge = gr.HTML("", html_template="<i></i>", js_on_load=BRIDGE_SCRIPT, elem_id="easel-bridge")
     edits = {**strength, **masks, **outpainting, **result_size, **hidden_controls()}
     components = {**texts, **style, **edits, **sizes, **seeds, **panels, **more, "model": model}
-    return Form(Controls(components, negative, panel_options, editor), generate, bridge)
+    controls = Controls(components, negative, panel_options, extension, editor)
+    return Form(controls, generate, bridge)
 
 
 def hidden_controls() -> dict[str, Component]:
-    """Build what the form keeps without showing it: the open tab, the source, the adapters."""
+    """Build what the form keeps without showing it: tab, turn, source, adapters."""
     return {
         name: gr.Textbox(label=name, visible="hidden", elem_id=f"easel-kept-{name}")
-        for name in ("task", "source", "parent", "adapters")
+        for name in ("task", "tab", "turn", "source", "parent", "adapters")
     }
 
 

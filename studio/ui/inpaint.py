@@ -49,12 +49,12 @@ def mask_controls() -> dict[str, Component]:
     }
 
 
-def outpainting_controls() -> dict[str, Component]:
-    """Build, folded, by how much the picture grows on each side, or to which proportions."""
+def outpainting_controls() -> tuple[dict[str, Component], gr.Accordion]:
+    """Build, folded, by how much the picture grows, to which proportions, and into what."""
     with gr.Accordion(
         "Extend the picture (outpainting)", open=False, elem_id="easel-extend",
         elem_classes=["easel-of-inpaint"],
-    ):  # fmt: skip
+    ) as folded:  # fmt: skip
         frame = gr.Radio(
             choices=list(FRAMES), label=label("frame"), info=hint("frame"),
             elem_classes=["easel-chips"],
@@ -68,7 +68,17 @@ def outpainting_controls() -> dict[str, Component]:
                 )
                 for side in SIDES
             }  # fmt: skip
-    return {"frame": frame, **sides}
+        around = gr.Textbox(
+            label=label("extend_prompt"), info=hint("extend_prompt"), lines=2, max_lines=6,
+            placeholder="Empty: what is at the edges goes on",
+            elem_id="easel-extend-prompt",
+            elem_classes=["easel-field-extend_prompt", "easel-of-extension"],
+        )  # fmt: skip
+        painted = gr.Checkbox(
+            label=label("extend_mask"), info=hint("extend_mask"), elem_id="easel-extend-mask",
+            elem_classes=["easel-of-extension"],
+        )  # fmt: skip
+    return {"frame": frame, **sides, "extend_prompt": around, "extend_mask": painted}, folded
 
 
 def _capitalised(choices: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -80,6 +80,14 @@ LABELS = MappingProxyType(
         "soft_inpainting": Label(
             "Soft inpainting", "Grey parts of the mask change only in proportion to their light."
         ),
+        "extend_prompt": Label(
+            "What is around it",
+            "Of the new parts alone: their surroundings, no second subject. Empty goes on with "
+            "what is at the edges.",
+        ),
+        "extend_mask": Label(
+            "Repaint what is painted, too", "Otherwise the painted mask waits until later."
+        ),
         "frame": Label("Frame", "Proportions that the picture grows to; nothing of it is cut off."),
         "extend_left": Label("Left", "Pixels that the picture grows on this side."),
         "extend_top": Label("Top", "Pixels that the picture grows on this side."),

@@ -106,6 +106,7 @@ def picture_json(picture: Picture) -> dict[str, Any]:
         "starred": picture.starred,
         "rating": picture.rating,
         "deleted": picture.deleted_at is not None,
+        "panel": picture.panel,
         "edit": edit_json(picture),
         "adapters": [[use.name, use.strength] for use in picture.request.adapters],
         **{name: getattr(picture.request, name) for name in PICTURE_RECIPE},

@@ -10,16 +10,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 from starlette.staticfiles import StaticFiles
 
 from studio.core.errors import EaselError, NotFoundError
-from studio.core.request import MAX_PROMPT_CHARACTERS
 from studio.core.settings import ASSETS
 from studio.services.export import contact_sheet, without_recipe
 from studio.services.model_folder import ModelEntry
@@ -30,7 +29,6 @@ from studio.ui.observe import picture_json, studio_state
 PAGE_FILES = ASSETS / "page"
 SAMPLES = ASSETS / "samples"  # samples.json and the pictures that it names
 MODEL_PICTURES = ("thumbnail.png", "thumbnail.webp", "thumbnail.jpg")  # in a model's folder
-FORM = "txt2img"  # name under which the form of the first tab is kept
 MAX_SHEET = 500  # pictures on a contact sheet
 FOREVER = MappingProxyType({"Cache-Control": "private, max-age=31536000, immutable"})
 FRESH = MappingProxyType({"Cache-Control": "no-store"})
@@ -52,16 +50,6 @@ class Move(BaseModel):
     """How far a waiting job moves; negative is earlier."""
 
     places: Annotated[int, Field(ge=-10_000, le=10_000)]
-
-
-Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
-
-
-class Texts(BaseModel):
-    """What was typed last before the page was left."""
-
-    prompt: Text
-    negative_prompt: Text | None = None
 
 
 def add_routes(app: FastAPI, studio: Studio) -> None:
@@ -90,11 +78,14 @@ def picture_routes(studio: Studio) -> APIRouter:
         starred: bool | str = False,
         deleted: bool | str = False,
         set_id: str = "",
+        drawn_for: Literal["", "artist", "campaigns"] = "",
     ) -> dict[str, Any]:
         narrowed = {"search": search[:1000], "starred": bool(starred), "deleted": bool(deleted)}
-        narrowed["set_id"] = set_id or None
+        narrowed |= {"set_id": set_id or None, "drawn_for": drawn_for}
         limit = max(1, min(limit, 200))
         page = gallery.page(before=before, limit=limit, **narrowed)
+        if set_id and before is None and len(page) < limit:  # a whole set reads as its panels do
+            page.sort(key=lambda picture: (picture.panel, picture.index, picture.id))
         return {
             "pictures": [picture_json(picture) for picture in page],
             "more": len(page) == limit,
@@ -194,18 +185,12 @@ def job_routes(studio: Studio) -> APIRouter:
 
 
 def page_routes(studio: Studio) -> APIRouter:
-    """Return the routes that fill the page: samples, subjects, health, and a last save."""
+    """Return the routes that fill the page: samples, subjects, health."""
     router = APIRouter()
 
     @router.get("/health")
     def health() -> dict[str, Any]:
         return {"studio": "easel", "model": studio.status.model().phase}
-
-    @router.post("/form")
-    def form(body: Texts) -> dict[str, Any]:
-        typed = {name: text for name, text in body.model_dump().items() if text is not None}
-        studio.form.save(FORM, studio.form.load(FORM) | typed)
-        return {}
 
     @router.get("/samples")
     def samples() -> dict[str, Any]:

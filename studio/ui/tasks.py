@@ -1,4 +1,4 @@
-"""The three ways to draw. They share one form and one stage; the open tab says which one it is."""
+"""The tabs: three ways to draw, which share one form and one stage, and those beside them."""
 
 from __future__ import annotations
 
@@ -24,5 +24,8 @@ TASKS = MappingProxyType(
         IMG2IMG: Task("Image to image", ink="sketch"),
         INPAINT: Task("Inpaint", ink="mask"),
     }
+)
+OTHER_TABS = MappingProxyType(
+    {"rate": "Rate", "finetune": "Fine-tune", "teach": "Teach", "gallery": "Gallery"}
 )
 EDITS = tuple(name for name, task in TASKS.items() if task.ink)

@@ -11,11 +11,17 @@ from studio.ui.commands import run_command
 from studio.ui.drawing import DrawingHandlers, Updates
 
 
-def wire(handlers: DrawingHandlers, demo: gr.Blocks, tabs: Mapping[str, gr.Tab]) -> None:
+def wire(
+    handlers: DrawingHandlers,
+    demo: gr.Blocks,
+    tabs: Mapping[str, gr.Tab],
+    others: Mapping[str, gr.Tab],
+) -> None:
     """Connect the form's events; `tabs` are the drawing tabs by the names of their tasks."""
     form, controls = handlers.form, handlers.form.controls
     named, editor = controls.named(), controls.style_editor
     everything = [*named.values(), form.bridge, controls.negative, controls.panel_options]
+    everything.append(controls.extension)
     everything += [editor["title"], editor["words"], handlers.tabs]
     common = {
         "outputs": everything,
@@ -44,5 +50,9 @@ def wire(handlers: DrawingHandlers, demo: gr.Blocks, tabs: Mapping[str, gr.Tab])
         inputs_kwargs={"panels": named["panels"]},
         **(common | {"outputs": controls.panel_options}),
     )
-    for task, tab in tabs.items():  # in the page alone: a change of tabs waits for no server
-        tab.select(None, js=f"() => '{task}'", **(common | {"outputs": named["task"]}))
+    # In the page alone: a change of tabs waits for no server.
+    for task, tab in tabs.items():
+        both = common | {"outputs": [named["task"], named["tab"]]}
+        tab.select(None, js=f"() => ['{task}', '{task}']", **both)
+    for name, tab in others.items():
+        tab.select(None, js=f"() => '{name}'", **(common | {"outputs": named["tab"]}))

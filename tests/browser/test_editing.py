@@ -312,12 +312,12 @@ def test_a_square_grows_to_a_wide_frame_and_stays_itself(visit: Visit, studio: S
     if not page.get_by_text("16:9", exact=True).locator("visible=true").count():
         page.get_by_role("button", name="Extend the picture (outpainting)").click()
     page.locator("#easel-extend").get_by_text("16:9", exact=True).click()
-    expect(page.locator("#easel-extend-left input")).to_have_value("25")
+    expect(page.locator("#easel-extend-left input")).to_have_value("24")
     expect(page.locator(".easel-desk.mask .easel-extension")).to_be_visible()
     drawn(page)
     after = result(studio)
     assert after.shape[:2] == (64, 114)
-    assert (after[:, 25:89] == pixels(source)).all()
+    assert (after[:, 24:88] == pixels(source)).all()
 
 
 @pytest.mark.parametrize(("kind", "target"), [("paste", "body"), ("drop", "#easel-editor")])

@@ -55,10 +55,10 @@ def test_forms_do_not_mix(database: Database):
     assert (forms.load("a"), forms.load("b")) == ({"seed": 1}, {"seed": 2})
 
 
-def test_a_field_that_is_to_be_kept_stays_as_it_was_saved(database: Database):
+def test_a_change_begins_from_what_was_saved_and_returns_what_is_kept(database: Database):
     forms = FormStore(database)
-    assert forms.save("page", {"seed": 1, "source": "a"}, keep=["source"])["source"] == "a"
-    assert forms.save("page", {"seed": 2, "source": ""}, keep=["source"])["source"] == "a"
+    forms.save("page", {"seed": 1, "source": "a"})
+    assert forms.change("page", lambda kept: kept | {"seed": 2}) == {"seed": 2, "source": "a"}
     assert forms.load("page") == {"seed": 2, "source": "a"}
 
 

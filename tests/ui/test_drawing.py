@@ -10,31 +10,13 @@ import pytest
 from PIL import Image
 
 from studio.core.errors import InvalidRequestError
-from studio.services.studio import Studio
-from studio.services.tokens import TokenCounter
 from studio.ui.commands import run_command
-from studio.ui.controls import default_form, read_request
+from studio.ui.controls import read_request
 from studio.ui.drawing import DrawingHandlers
-from studio.ui.form import build_form
-from studio.ui.header import build_header
-from studio.ui.routes import FORM
+from studio.ui.kept import FORM
 from studio.ui.shapes import shape_choices, shape_of, shape_size
 
 Form = dict[str, Any]
-
-
-@pytest.fixture
-def handlers(studio: Studio) -> DrawingHandlers:
-    entries = studio.models.entries()
-    with gr.Blocks():
-        form = build_form(build_header(entries), studio.models.entry("tiny"))
-        tabs = gr.Tabs()
-    return DrawingHandlers(studio, form, tabs, TokenCounter(studio.models))
-
-
-@pytest.fixture
-def form(studio: Studio) -> Form:
-    return default_form(studio.models.entry("tiny")) | {"steps": 2, "prompt": "red apple"}
 
 
 def said(handlers: DrawingHandlers, updates: dict) -> dict:
