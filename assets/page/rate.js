@@ -79,8 +79,16 @@ function card(campaign) {
     campaign.about ? h("p", { class: "easel-quiet" }, campaign.about) : null,
     h("div", { class: "easel-meter", role: "img", "aria-label": `${campaign.votes} of ${campaign.target} votes`, style: { "--share": `${100 * share}%` } }),
     h("p", { class: "easel-campaign-line" }, `${campaign.votes} of ${campaign.target} votes${campaign.mine ? `, ${campaign.mine} by you` : ""}${campaign.doing ? ` · ${campaign.doing}` : ""}`),
+    short(campaign) ? h("p", { class: "easel-campaign-line easel-quiet" }, short(campaign)) : null,
     campaign.standing ? h("p", { class: "easel-campaign-line" }, campaign.standing) : null,
     role === "owner" ? tools(campaign) : null);
+}
+
+// Said while the votes that are wanted are more than one rater can give.
+function short(campaign) {
+  if (role !== "owner" || campaign.pairs >= campaign.target || campaign.votes >= campaign.target) return "";
+  const pairs = campaign.pairs === 1 ? "is one different pair" : `are ${campaign.pairs.toLocaleString()} different pairs`;
+  return `There ${pairs}, and a rater answers each once: ${campaign.target} votes take ${campaign.pairs ? `${Math.ceil(campaign.target / campaign.pairs)} raters, or ` : ""}more pictures.`;
 }
 
 function tools(campaign) {

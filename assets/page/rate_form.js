@@ -2,6 +2,7 @@
 
 import { ask, h, sorry, tell, toast } from "./dom.js";
 
+const WANTED = 200; // votes, where there are as many pairs
 const MAX_FILE = 1_000_000; // bytes of a list of prompts
 
 export function campaignForm(onMade) {
@@ -9,10 +10,43 @@ export function campaignForm(onMade) {
   box.addEventListener("toggle", async () => {
     if (!box.open || box.childElementCount > 1) return;
     try {
-      box.append(form(await ask("/easel/rate/owner/choices"), () => { box.open = false; box.lastChild.remove(); onMade(); }));
+      const made = form(await ask("/easel/rate/owner/choices"), () => { forget(); box.open = false; box.lastChild.remove(); onMade(); });
+      await recall(made);
+      box.append(made);
     } catch (error) { sorry(error); }
   });
+  ask("/easel/kept/campaign").then((kept) => { if (kept.name !== undefined) box.open = true; }, () => {}); // one was being written
   return box;
+}
+
+// What is typed is kept as it is typed, and there again after a reload.
+let saving = null;
+const keep = (values) => tell("/easel/kept/campaign", { values }).catch(() => {}); // the next letter is kept again
+
+function forget() {
+  clearTimeout(saving);
+  keep({});
+}
+
+async function recall(made) {
+  const kept = await ask("/easel/kept/campaign");
+  const controls = [...made.elements].filter((control) => control.name);
+  for (const control of controls) {
+    const value = kept[control.name];
+    if (value === undefined) continue;
+    if (control.type === "checkbox") control.checked = value.includes(control.value);
+    else control.value = value;
+  }
+  made.elements.list.dispatchEvent(new Event("change")); // shows what belongs to it, and types a list
+  if (kept.prompts !== undefined) made.elements.prompts.value = kept.prompts;
+  made.dispatchEvent(new Event("input"));
+  made.addEventListener("input", () => {
+    clearTimeout(saving);
+    saving = setTimeout(() => {
+      const values = new FormData(made);
+      keep(Object.fromEntries(controls.map(({ name, type }) => [name, type === "checkbox" ? values.getAll(name) : values.get(name) ?? ""])));
+    }, 450);
+  });
 }
 
 function field(words, control, hint = "", more = null) {
@@ -47,28 +81,45 @@ function form(choices, done) {
   });
   const pairs = h("small", { class: "easel-quiet", role: "status" });
   const made = h("form", { class: "easel-campaign-form", onsubmit: (event) => { event.preventDefault(); create(made, choices, done); } },
+    h("input", { type: "hidden", name: "target_typed", value: "" }),
     field("Name", h("input", { type: "text", name: "name", maxlength: 80, required: true, placeholder: "What is being asked" })),
     field("Prompts from", list),
     field("Prompts", prompts), field("Or a file", file),
     drawn, chosen,
     h("div", { class: "easel-fields" },
-      field("Votes wanted", number("target", 200, 1, 1_000_000), "200 teach a little, 400 to 1,000 teach well.", pairs),
+      field("Votes wanted", number("target", WANTED, 1, 1_000_000), "200 teach a little, 400 to 1,000 teach well.", pairs),
       field("Next pair", h("select", { name: "strategy" }, choices.strategies.map((entry) => h("option", { value: entry.name }, entry.title))))),
     h("button", { type: "submit", class: "easel-primary" }, "Begin the campaign"));
-  made.addEventListener("input", () => { pairs.textContent = pairsSentence(new FormData(made)); });
+  const { target, target_typed: typed } = made.elements;
+  target.addEventListener("input", () => { typed.value = "yes"; });
+  const countGallery = async () => {
+    if (list.value !== "gallery" || choices.galleryPairs) return;
+    try { choices.galleryPairs = await ask("/easel/rate/owner/gallery-pairs"); } catch (error) { return sorry(error); }
+    made.dispatchEvent(new Event("input"));
+  };
+  list.addEventListener("change", countGallery);
+  made.addEventListener("input", () => {
+    const some = pairCount(new FormData(made), choices);
+    if (!typed.value && some) target.value = Math.min(WANTED, some); // what one rater can give
+    pairs.textContent = pairsSentence(some, Number(target.value));
+  });
   return made;
 }
 
-// How many different pairs a campaign can show, told while it is being made.
-function pairsSentence(values) {
-  if (values.get("list") === "gallery") return "";
+// How many different pairs a campaign can show; 0 while nobody knows.
+function pairCount(values, choices) {
+  if (values.get("list") === "gallery") return choices.galleryPairs?.[values.get("pictures")] ?? 0;
   const prompts = new Set(lines(values)).size;
   const each = Number(values.get("pictures_per_prompt"));
   const models = values.getAll("contestant").length;
   const some = models > 1 ? (each * each * models * (models - 1)) / 2 : (each * (each - 1)) / 2;
-  const pairs = prompts * some;
-  const short = pairs < Number(values.get("target")) ? ": more pictures of each prompt, or more prompts, would make more" : "";
-  return prompts ? `${pairs.toLocaleString()} different pairs can be shown${short}.` : "";
+  return prompts * some;
+}
+
+function pairsSentence(pairs, target) {
+  if (!pairs) return "";
+  const short = pairs < target ? `, each once to every rater: ${target} votes take ${Math.ceil(target / pairs)} raters, or more prompts or pictures` : "";
+  return `${pairs.toLocaleString()} different ${pairs === 1 ? "pair" : "pairs"} can be shown${short}.`;
 }
 
 const lines = (values) => values.get("prompts").split("\n").map((line) => line.trim()).filter(Boolean);

@@ -41,7 +41,7 @@ function content(taste) {
       taste.bins.length ? calibration(taste.bins) : null),
     ...taste.sentences.map((sentence) => h("p", {}, sentence)),
     h("p", {}, sheet("loved", "Most loved pictures"), " ", sheet("disputed", "Most disputed pictures")),
-    h("p", { class: "easel-quiet" }, `Learned from ${taste.votes.toLocaleString()} votes on features of ${taste.encoder}.`),
+    h("p", { class: "easel-quiet" }, `Learned from ${taste.votes.toLocaleString()} ${taste.votes === 1 ? "comparison" : "comparisons"} on features of ${taste.encoder}: votes that prefer a side or neither, and ratings; not those kept aside.`),
   ];
 }
 
@@ -49,7 +49,7 @@ const sheet = (name, words) => h("a", { class: "easel-icon", href: `/easel/rate/
 
 function row(words, figure, hint) {
   if (!figure) return h("div", { class: "easel-taste-line quiet" }, h("span", { title: hint }, words), h("span", { class: "easel-taste-track" }), h("span", {}, "too few votes"));
-  const told = `${percent(figure.value)}, ${percent(figure.low)} to ${percent(figure.high)}, ${figure.n} votes`;
+  const told = `${percent(figure.value)}, ${percent(figure.low)} to ${percent(figure.high)}, ${figure.n} ${figure.n === 1 ? "vote" : "votes"}`;
   return h("div", { class: "easel-taste-line" }, h("span", { title: hint }, words),
     h("span", { class: "easel-taste-track", role: "img", "aria-label": told, title: told },
       h("span", { class: "easel-taste-range", style: { left: at(figure.low), right: `calc(100% - ${at(figure.high)})` } }),

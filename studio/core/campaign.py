@@ -12,6 +12,7 @@ CampaignState = Literal["running", "paused", "archived"]
 CAMPAIGN_STATES: tuple[CampaignState, ...] = get_args(CampaignState)
 Role = Literal["artist", "rater"]
 ROLES: tuple[Role, ...] = get_args(Role)
+DRAWN_FOR = "campaign-"  # how the job_id of a picture begins that a campaign drew
 STRATEGIES = ("eig", "random", "tournament")  # which pair next
 
 

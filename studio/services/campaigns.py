@@ -16,7 +16,13 @@ from itertools import count
 from pathlib import Path
 from threading import Lock
 
-from studio.core.campaign import Campaign, CampaignPicture, CampaignPlan, Contestant
+from studio.core.campaign import (
+    DRAWN_FOR,
+    Campaign,
+    CampaignPicture,
+    CampaignPlan,
+    Contestant,
+)
 from studio.core.errors import InvalidRequestError, ModelError, NotFoundError, VoteRefusedError
 from studio.core.events import Event, Notice, PictureDone, Progress
 from studio.core.picture import Picture
@@ -30,7 +36,6 @@ from studio.store.pictures import PictureStore
 
 PROMPT_LISTS = ASSETS / "prompts"  # *.txt: '# Title', then one prompt a line
 BLOCK = 6  # prompts that one contestant draws before the next model is loaded
-JOB = "campaign"  # ids of jobs: campaign-{campaign}-{number}
 GALLERY_PAGE = 200
 MAX_GALLERY = 5000  # newest pictures that a campaign looks through
 
@@ -122,6 +127,18 @@ class Campaigns:
                 return
             before = page[-1].id
 
+    def gallery_pairs(self, *, starred: bool) -> int:
+        """Return how many pairs a campaign about those pictures could show."""
+        prompts = Counter(
+            (picture.request.prompt, picture.request.negative_prompt)
+            for picture in comparable(self.gallery_pictures(starred=starred))
+        )
+        return sum(pictures * (pictures - 1) // 2 for pictures in prompts.values())
+
+    def at_work(self) -> bool:
+        """Tell whether pictures of a campaign are being drawn, or are next in turn."""
+        return any(job_id.startswith(DRAWN_FOR) for job_id in self._worker.job_ids())
+
     def pause(self, campaign_id: str) -> Campaign:
         """Ask nobody and draw nothing until it is resumed. Raises NotFoundError."""
         return self._store.pause(campaign_id)
@@ -176,7 +193,7 @@ class Campaigns:
     def draw(self, campaign_id: str) -> bool:
         """Hand the next job of a campaign to the worker; False when nothing is left to draw."""
         with self._handing_in:
-            prefix = f"{JOB}-{campaign_id}-"
+            prefix = f"{DRAWN_FOR}{campaign_id}-"  # a number follows
             if any(job_id.startswith(prefix) for job_id in self._worker.job_ids()):
                 return True
             campaign = self._store.get(campaign_id)
@@ -188,10 +205,9 @@ class Campaigns:
             return True
 
     def _on_event(self, job_id: str, event: JobEvent) -> None:
-        kind, _, rest = job_id.partition("-")
-        if kind != JOB or not isinstance(event, JobEnded):
+        if not job_id.startswith(DRAWN_FOR) or not isinstance(event, JobEnded):
             return
-        campaign_id = rest.partition("-")[0]
+        campaign_id = job_id.removeprefix(DRAWN_FOR).partition("-")[0]
         if event.outcome == "failed":
             self._problems[campaign_id] = f"Drawing stopped: {event.error}"
         elif event.outcome == "done":
@@ -230,7 +246,7 @@ class Campaigns:
                     picture = self._pictures.save(
                         event.image,
                         request,
-                        job_id=f"{JOB}-{work.campaign}",
+                        job_id=f"{DRAWN_FOR}{work.campaign}",
                         index=event.index,
                         seconds=event.seconds,
                     )

@@ -188,7 +188,7 @@ class Favourites:
     def _not_yet(self, now: Snapshot) -> str:
         self._taste.keep_up()
         if now.votes:
-            return f"{now.votes} votes are too few to learn a taste from; rate some more pairs."
+            return "There are too few votes to learn a taste from; rate some more pairs."
         return "There is no taste yet. Rate some pairs on the Rate tab first."
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Unpack
 
 from studio.core.picture import Picture
+from studio.store.picture_query import Filters
 from studio.store.pictures import PictureStore
 from studio.store.sets import PictureSet
 
@@ -27,39 +29,18 @@ class Gallery:
         *,
         before: int | None = None,
         limit: int = 60,
-        search: str = "",
-        starred: bool = False,
-        deleted: bool = False,
-        job_id: str | None = None,
-        set_id: str | None = None,
+        **filters: Unpack[Filters],
     ) -> list[Picture]:
         """Return pictures, newest first; `before` is the last id of the page before.
 
-        `search` looks for words in the prompts, `starred` and `deleted` (the bin) narrow.
+        `search` looks for words in the prompts, `starred` and `deleted` (the bin) narrow;
+        `drawn_for` leaves out those that campaigns drew, or all others.
         """
-        return self._pictures.page(
-            before=before,
-            limit=max(1, min(limit, MAX_PAGE)),
-            search=search,
-            starred=starred,
-            deleted=deleted,
-            job_id=job_id,
-            set_id=set_id,
-        )
+        return self._pictures.page(before=before, limit=max(1, min(limit, MAX_PAGE)), **filters)
 
-    def count(
-        self,
-        *,
-        search: str = "",
-        starred: bool = False,
-        deleted: bool = False,
-        job_id: str | None = None,
-        set_id: str | None = None,
-    ) -> int:
+    def count(self, **filters: Unpack[Filters]) -> int:
         """Return how many pictures `page` would walk through."""
-        return self._pictures.count(
-            search=search, starred=starred, deleted=deleted, job_id=job_id, set_id=set_id
-        )
+        return self._pictures.count(**filters)
 
     def panels(self, set_id: str) -> list[Picture]:
         """Return the pictures of a set of panels, in the order of its lines."""

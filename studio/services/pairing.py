@@ -19,10 +19,11 @@ from threading import Lock
 from studio.core.campaign import Campaign, CampaignPicture, PairDraft
 from studio.core.vote import Selection, Vote
 
-CANDIDATES = 256  # pairs among which a strategy chooses
+CANDIDATES = 2000  # pairs among which a strategy chooses: the more, the sooner it learns
 TRIES = 40  # draws for each candidate that is wanted
 FEW_PAIRS = 4000  # a pool of up to so many pairs is looked at whole
 MOST_WALKED = 1_000_000  # draws, times TRIES, out of a larger one
+LOOKED_AT = 10_000  # draws for one more held-out pair
 
 Groups = list[tuple[tuple[str, str], list[CampaignPicture]]]
 Pair = tuple[str, str]  # two sha256 in ascending order
@@ -92,7 +93,7 @@ class Pool:
             self._held = _HeldOut(self.newest, _walk(self, draw, MOST_WALKED))
         held = self._held
         yield from held.found
-        for key, pair in islice(held.rest, TRIES * CANDIDATES):
+        for key, pair in islice(held.rest, LOOKED_AT):
             if is_held_out(self.campaign, pair, share):
                 held.found.append((key, pair))
                 yield key, pair

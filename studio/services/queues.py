@@ -1,7 +1,7 @@
 """Raters' queues, filled ahead: choosing pairs costs more than a click may wait.
 
 Whoever has a pair left is served at once, and a thread of its own adds more. Only who has none, a
-newcomer, waits for a first few.
+newcomer, waits for a first few, which are random ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from studio.store.votes import VoteStore
 
 LOW = 4  # pairs that wait for a rater; below it the queue is filled up
 FILL = 6  # pairs it then gets: few, so that they are chosen by what was learned last
-FIRST = 2  # pairs that somebody waits for
+FIRST = 2  # pairs that somebody waits for, not chosen: many may begin at the same time
 REPEAT_DISTANCE = 10  # votes between a pair and its repeat
 
 Strategy = Callable[[Campaign, Mapping[str, CampaignPicture]], Choose | None]
@@ -55,7 +55,7 @@ class Queues:
         """
         waiting = self._campaigns.waiting(campaign.id, rater, max(count, LOW))
         if not waiting:
-            waiting = self._fill(campaign, rater, FIRST)
+            waiting = self._fill(campaign, rater, FIRST, low=1, strategy=None)
         if len(waiting) < LOW:
             self._fill_later(campaign, rater)
         return waiting[:count]
@@ -90,9 +90,11 @@ class Queues:
     def _fill_up(self, campaign: Campaign, rater: str) -> None:
         with self._lock:
             self._coming.discard((campaign.id, rater))
-        self._fill(campaign, rater, FILL, LOW)
+        self._fill(campaign, rater, FILL, low=LOW, strategy=self._strategy)
 
-    def _fill(self, campaign: Campaign, rater: str, count: int, low: int = 1) -> list[Pair]:
+    def _fill(
+        self, campaign: Campaign, rater: str, count: int, *, low: int, strategy: Strategy | None
+    ) -> list[Pair]:
         """Put `count` pairs into a queue with fewer than `low`; returns its front."""
         with self._lock:
             filling = self._filling.setdefault((campaign.id, rater), Lock())
@@ -106,7 +108,7 @@ class Queues:
                 rater,
                 {ordered(*pair) for pair in self._campaigns.shown(campaign.id, rater)},
                 self._repeats(campaign, rater),
-                self._strategy(campaign, pool.pictures) if self._strategy else None,
+                strategy(campaign, pool.pictures) if strategy else None,
             )
             drafts = draft_pairs(queue, pool, count, self._draw)
             return [*waiting, *self._campaigns.draw_ahead(campaign.id, drafts)]

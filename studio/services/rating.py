@@ -166,6 +166,20 @@ class Rating:
         """Return the pictures that take part in a campaign, with those that came since."""
         return self._queues.pool(campaign_id)
 
+    def pair_count(self, campaign: Campaign) -> int:
+        """Return how many different pairs a campaign has once its pictures are drawn.
+
+        A rater answers each of them once, and some of them again: more votes need more raters.
+        """
+        plan = campaign.plan
+        if not plan.prompts:
+            return self.pool(campaign.id).pair_count()
+        each, who = plan.pictures_per_prompt, max(1, len(plan.contestants))
+        if who == 1:
+            return len(plan.prompts) * each * (each - 1) // 2
+        meetings = each if plan.same_seed else each**2
+        return len(plan.prompts) * meetings * who * (who - 1) // 2
+
     def _ensure(self, rater: str) -> str:
         rater = rater.strip()
         if len(rater) > MAX_NAME:

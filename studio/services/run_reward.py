@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.core.events import Event, StageProgress
 from studio.core.run import RunPlan
+from studio.core.words import counted
 from studio.services.preference import Preference
 from studio.training.taste_words import WORTH_TRAINING, Agreement, telling
 
@@ -28,7 +29,7 @@ ONE_SIDED_FROM = 12  # decisive votes on one side alone that are no chance any m
 class Readiness:
     """Whether the votes suffice to train on."""
 
-    votes: int
+    votes: int  # on pairs, the number that every tab tells
     possible: bool  # otherwise nothing can be learned at all
     enough: bool  # otherwise the artist may begin nevertheless
     sentence: str
@@ -39,15 +40,18 @@ def readiness(preference: Preference, campaign: str = "", reward: str = "") -> R
     if reward:
         return Readiness(0, True, True, "A known reward needs no votes.")
     tally = preference.votes.tally(campaign or None)
-    votes, decisive = tally.votes + tally.on_one_picture, tally.left + tally.right
-    if votes == 0:
+    votes, decisive = tally.votes, tally.left + tally.right
+    given = votes + tally.on_one_picture  # ratings teach as well
+    told = counted(votes, "vote")
+    if tally.on_one_picture:
+        told += f" and {tally.on_one_picture:,} by star or rating"
+    if given == 0:
         return Readiness(0, False, False, "There are no votes yet. Rate some pairs first.")
-    teaching = votes - tally.held_out - tally.both_bad
+    teaching = given - tally.held_out - tally.both_bad
     if teaching < LEAST_VOTES:
-        more = LEAST_VOTES - teaching
-        return Readiness(
-            votes, False, False, f"{votes} votes teach nothing yet. Rate {more} more pairs."
-        )
+        more = counted(LEAST_VOTES - teaching, "more pair")
+        verb = "teaches" if given == 1 else "teach"
+        return Readiness(votes, False, False, f"{told} {verb} nothing yet. Rate {more}.")
     if decisive == 0 and not tally.on_one_picture:
         return Readiness(
             votes, False, False, "No vote prefers one picture to another. Rate some more pairs."
@@ -61,13 +65,13 @@ def readiness(preference: Preference, campaign: str = "", reward: str = "") -> R
             f"All {decisive} votes chose the {side} picture, whatever it showed. That says where "
             "you click, not what you like; rate some more pairs.",
         )
-    if votes < WORTH_TRAINING:
+    if given < WORTH_TRAINING:
         return Readiness(
             votes,
             True,
             False,
-            f"{votes} votes show a direction; fine-tuning is worth it from {WORTH_TRAINING}. Rate "
-            f"{WORTH_TRAINING - votes} more, or begin nevertheless.",
+            f"{told} show a direction; fine-tuning is worth it from {WORTH_TRAINING}. Rate "
+            f"{WORTH_TRAINING - given} more, or begin nevertheless.",
         )
     agreement = agreement_so_far(preference)
     if agreement is not None and agreement.low <= 0.5:
@@ -78,7 +82,7 @@ def readiness(preference: Preference, campaign: str = "", reward: str = "") -> R
             "Your votes do not predict each other better than a coin would, so there is no clear "
             "taste to follow. Rate more pairs, or begin nevertheless.",
         )
-    return Readiness(votes, True, True, f"{votes} votes are enough to fine-tune.")
+    return Readiness(votes, True, True, f"{told} are enough to fine-tune.")
 
 
 def agreement_so_far(preference: Preference) -> Agreement | None:

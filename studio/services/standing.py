@@ -14,6 +14,7 @@ from PIL import Image
 from studio.core.campaign import Campaign
 from studio.core.errors import NotFoundError
 from studio.core.vote import Tally, Vote
+from studio.core.words import counted
 from studio.services.rating import Pictures, Rating
 from studio.services.study import Rate, Study, make_study
 from studio.services.study_page import study_csv, study_html
@@ -77,9 +78,9 @@ class Standing:
         own, every = self._votes.tally(None, rater), self._votes.tally()
         prediction = self._prediction(every, own)
         if own.votes < every.votes:
-            return f"{_counted(own.votes)[:-1]} by you, {every.votes:,} in all. {prediction}"
-        alone = prediction.startswith(f"{every.votes} votes")  # it says the number already
-        return prediction if alone else f"{_counted(own.votes)} {prediction}"
+            return f"{counted(own.votes, 'vote')} by you, {every.votes:,} in all. {prediction}"
+        told = counted(own.votes, "vote")
+        return prediction if prediction.startswith(f"{told} ") else f"{told}. {prediction}"
 
     def campaign_sentence(self, campaign_id: str) -> str:
         """Return the line for a campaign's card."""
@@ -166,7 +167,3 @@ def _alpha(votes: Iterable[Vote]) -> Rate | None:
     """Return Krippendorff's alpha over pairs that several raters judged; None without any."""
     found = raters_agreement(votes)
     return None if found is None else Rate(found.value, found.low, found.high, found.units)
-
-
-def _counted(votes: int) -> str:
-    return f"{votes:,} {'vote' if votes == 1 else 'votes'}."

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from html import escape
 
+from studio.core.words import counted
 from studio.services.study import Example, Rate, Study
 
 Thumbnail = Callable[[str], bytes | None]  # sha256 -> WebP bytes, None when the picture is gone
@@ -108,10 +109,10 @@ def _cell(value: object) -> object:
 
 def _summary(study: Study) -> str:
     tally = study.tally
-    people = "1 rater" if tally.raters == 1 else f"{tally.raters:,} raters"
     return (
-        f"{tally.votes:,} votes by {people}: {tally.left + tally.right:,} decisive, "
-        f"{tally.ties:,} ties, {tally.both_bad:,} times both bad; {tally.skips:,} skipped, "
+        f"{counted(tally.votes, 'vote')} by {counted(tally.raters, 'rater')}: "
+        f"{tally.left + tally.right:,} decisive, {counted(tally.ties, 'tie')}, "
+        f"{counted(tally.both_bad, 'time')} both bad; {tally.skips:,} skipped, "
         f"{tally.undone:,} taken back."
     )
 
@@ -197,7 +198,7 @@ def _over_time(study: Study) -> str:
     return (
         f'<h2>Votes over time</h2><svg viewBox="0 0 {PLOT_WIDTH} {PLOT_HEIGHT}" role="img" '
         f'aria-label="Votes over time">{bars}</svg>'
-        f'<p class="soft">From {first} to {last}; the highest bar has {most:,} votes.</p>'
+        f'<p class="soft">From {first} to {last}; the highest bar has {counted(most, "vote")}.</p>'
     )
 
 

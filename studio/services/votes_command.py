@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from studio.core.settings import Settings
+from studio.core.words import counted
 from studio.services.studio import Studio, open_studio
 from studio.store.vote_formats.incoming import ImportChoices
 from studio.store.vote_formats.outgoing import ExportChoices
@@ -164,7 +165,8 @@ def _report(args: argparse.Namespace, studio: Studio) -> int:
 
 
 def _as_text(found: Stats) -> str:
-    lines = [f"{found.votes:,} votes by {found.raters:,} raters, {found.ties:,} ties."]
+    raters, ties = counted(found.raters, "rater"), counted(found.ties, "tie")
+    lines = [f"{counted(found.votes, 'vote')} by {raters}, {ties}."]
     if found.held_out_agreement is None:
         lines.append("Too few of them to learn a taste from; 200 are a good beginning.")
     else:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Unpack
 
 from PIL import Image
 from sqlalchemy import Engine, delete, insert, select, update
@@ -25,7 +26,7 @@ from studio.store.database import Database
 from studio.store.files import atomic_write, remove
 from studio.store.metadata import PictureRecord, encode_png
 from studio.store.naming import is_named, named_for_raters
-from studio.store.picture_query import PictureFilter, count_query, page_query
+from studio.store.picture_query import Filters, PictureFilter, count_query, page_query
 from studio.store.reconcile import Reconciliation, reconcile_folder
 from studio.store.search import forget_prompt, index_prompt, mark_prompt
 from studio.store.sets import PictureSet, named_sets
@@ -158,35 +159,23 @@ class PictureStore:
         *,
         before: int | None = None,
         limit: int = PAGE,
-        search: str = "",
-        starred: bool = False,
-        deleted: bool = False,
-        job_id: str | None = None,
-        set_id: str | None = None,
+        **filters: Unpack[Filters],
     ) -> list[Picture]:
         """Return up to `limit` pictures, newest first, older than the id `before`.
 
         The next page begins before the last id of this one, so a page costs the same however far
-        back it lies. `search` finds prompts that hold all its words, by their beginnings.
+        back it lies.
         """
-        wanted = PictureFilter(search, starred, deleted, job_id, set_id)
+        wanted = PictureFilter(**filters)
         query = page_query(self._engine.dialect.name, wanted, before, min(max(limit, 1), MAX_PAGE))
         if query is None:
             return []
         with self._engine.connect() as connection:
             return [_picture(row) for row in connection.execute(query).mappings()]
 
-    def count(
-        self,
-        *,
-        search: str = "",
-        starred: bool = False,
-        deleted: bool = False,
-        job_id: str | None = None,
-        set_id: str | None = None,
-    ) -> int:
+    def count(self, **filters: Unpack[Filters]) -> int:
         """Return how many pictures all pages of these filters hold; counted once a change."""
-        wanted = PictureFilter(search, starred, deleted, job_id, set_id)
+        wanted = PictureFilter(**filters)
         query = count_query(self._engine.dialect.name, wanted)
         if query is None:
             return 0
@@ -364,4 +353,5 @@ def _picture(row: RowMapping) -> Picture:
         rating=row["rating"],
         deleted_at=row["deleted_at"],
         parent_id=row["parent_id"],
+        panel=row["panel"],
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from studio.core.words import counted
+
 LEAST_AGREEMENT_VOTES = 50  # decisive votes below which a share is hardly more than a coin's
 WORTH_TRAINING = 200  # votes from which fine-tuning on the reward makes sense
 _WORTHWHILE = 0.01  # agreement that a hundred more votes have to bring
@@ -51,13 +53,14 @@ def more_votes_sentence(votes: int, gain_of_100: float | None, worth: int | None
     if votes < LEAST_AGREEMENT_VOTES:
         missing = LEAST_AGREEMENT_VOTES - votes
         return (
-            f"{votes} votes are too few to tell a taste from chance. Rate {missing} more pairs for "
-            f"a first figure, {WORTH_TRAINING - votes} before fine-tuning."
+            f"{counted(votes, 'vote')} {'is' if votes == 1 else 'are'} too few to tell a taste "
+            f"from chance. Rate {counted(missing, 'more pair')} for a first figure, "
+            f"{WORTH_TRAINING - votes} before fine-tuning."
         )
     if votes < WORTH_TRAINING:
         return (
             f"{votes} votes show a direction; fine-tuning is worth it from {WORTH_TRAINING}. "
-            f"Rate {WORTH_TRAINING - votes} more pairs."
+            f"Rate {counted(WORTH_TRAINING - votes, 'more pair')}."
         )
     if gain_of_100 is None:
         return f"{votes} votes are enough to fine-tune. More make the reward surer."

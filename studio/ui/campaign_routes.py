@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
@@ -12,7 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from studio.core.campaign import STRATEGIES, Campaign, CampaignPlan, Contestant
 from studio.core.errors import NotFoundError
 from studio.core.request import AdapterUse, GenerationRequest
-from studio.services.campaigns import prompt_lists
+from studio.services.campaigns import Campaigns, prompt_lists
 from studio.services.studio import Studio
 
 FRESH = {"Cache-Control": "no-store"}.items()
@@ -68,6 +70,8 @@ def owner_routes(studio: Studio) -> APIRouter:
             "strategies": strategies(),
         }
 
+    router.add_api_route("/gallery-pairs", partial(_gallery_pairs, campaigns))
+
     @router.post("/campaigns")
     def create(body: CampaignBody) -> dict[str, Any]:
         plan = _plan(studio, body)
@@ -99,11 +103,21 @@ def owner_routes(studio: Studio) -> APIRouter:
 
     @router.get("/export/{campaign_id}.zip")
     def export(campaign_id: str) -> StreamingResponse:
-        parts = studio.preference.transfer.export_zip(campaigns.get(campaign_id).id)
-        headers = {"Content-Disposition": 'attachment; filename="votes.zip"'} | dict(FRESH)
+        campaign = campaigns.get(campaign_id)
+        parts = studio.preference.transfer.export_zip(campaign.id)
+        name = f"attachment; filename*=UTF-8''{quote(campaign.name, safe='')}.zip"
+        headers = {"Content-Disposition": name} | dict(FRESH)
         return StreamingResponse(parts, 200, headers, "application/zip")
 
     return router
+
+
+def _gallery_pairs(campaigns: Campaigns) -> dict[str, int]:
+    """Return how many pairs a campaign about pictures of the gallery could show."""
+    return {
+        "starred": campaigns.gallery_pairs(starred=True),
+        "all": campaigns.gallery_pairs(starred=False),
+    }
 
 
 def _report(studio: Studio, campaign_id: str, kind: str) -> Response:
@@ -125,6 +139,7 @@ def campaign_json(studio: Studio, campaign: Campaign, rater: str, owner: bool) -
         "name": campaign.name,
         "state": campaign.state,
         "target": campaign.plan.target,
+        "pairs": studio.preference.rating.pair_count(campaign),
         "votes": standing.votes(campaign.id),
         "mine": standing.votes(campaign.id, rater) if rater else 0,
         "doing": studio.preference.campaigns.doing(campaign) if owner else "",

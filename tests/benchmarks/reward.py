@@ -33,6 +33,7 @@ from scipy.stats import t as student
 
 from studio.core.settings import STARTER_MODEL, Settings
 from studio.diffusion.model import load_model
+from studio.services.pairing import CANDIDATES
 from studio.training.comparisons import Comparisons
 from studio.training.cross_validation import choose_prior, prompt_folds
 from studio.training.davidson import bradley_terry_loss, fit_posterior
@@ -63,7 +64,7 @@ STEPS, GUIDANCE, BATCH = 10, 3.0, 16
 VOTES, GOALS = (200, 1000), (0.62, 0.66)
 ACTIVE, WANTED = 400, 280  # votes on random pairs, and on chosen ones that are to reach as far
 STRATEGIES = ("random", "bald", "eig")
-CANDIDATES, AHEAD, EVERY = 256, 6, 20  # as the studio does; votes between two looks at agreement
+AHEAD, EVERY = 6, 20  # as the studio does; votes between two looks at agreement
 MANY = 5000
 CONFIG = RewardConfig()
 
@@ -191,7 +192,7 @@ def learn(pool: Pool, prior: Reward, z: Floats, strategy: str, seed: int) -> lis
     while len(places) < ACTIVE:
         sure = reward
         for _ in range(min(AHEAD, EVERY - len(places) % EVERY)):
-            some = draw.choice(np.flatnonzero(free), CANDIDATES, replace=False)
+            some = draw.permutation(np.flatnonzero(free))[:CANDIDATES]
             one, other = (z[person.asked[some, side]] for side in (0, 1))
             best = chosen(strategy, sure, one, other, draw)
             sure = as_if_answered(sure, one[best] - other[best])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import zipfile
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +80,16 @@ def test_keys_and_clicks_are_votes_that_stay(visit: Visit, studio: Served, drawn
     expect(page.locator("#easel-voting")).to_have_count(0)
     card = page.locator(".easel-campaign", has_text=drawn_by)
     expect(card).to_contain_text("5 of 200 votes, 5 by you")
+    expect(card).to_contain_text("There are 60 different pairs")
+    with page.expect_download() as download:
+        card.get_by_role("link", name="Export votes").click()
+    assert download.value.suggested_filename == f"{drawn_by}.zip"
+    with zipfile.ZipFile(download.value.path()) as archive:
+        kept = [json.loads(line) for line in archive.read("votes.jsonl").splitlines()]
+        pictures = {name for name in archive.namelist() if name.startswith("images/")}
+    given = [row["vote"] for row in kept if "vote" in row]
+    assert len(given) == 6  # the skip is kept too
+    assert {f"images/{vote[side]}.png" for vote in given for side in ("left", "right")} <= pictures
     assert campaign_named(studio, drawn_by)["votes"] == 5
 
 
@@ -162,7 +174,10 @@ def test_a_campaign_is_made_paused_and_archived_in_the_page(visit: Visit):
     page.get_by_label("Easel starter").uncheck()
     page.get_by_label("tiny").check()
     page.get_by_label("Steps", exact=True).last.fill("1")
-    expect(page.locator(".easel-campaign-form")).to_contain_text("12 different pairs can be shown")
+    expect(page.locator(".easel-campaign-form")).to_contain_text("12 different pairs can be shown.")
+    expect(page.get_by_label("Votes wanted")).to_have_value("12")
+    page.get_by_label("Votes wanted").fill("30")
+    expect(page.locator(".easel-campaign-form")).to_contain_text("30 votes take 3 raters")
     page.get_by_role("button", name="Begin the campaign").click()
     card = page.locator(".easel-campaign", has_text="Kettles")
     expect(card).to_contain_text("2 prompts, 4 pictures each")
@@ -174,3 +189,16 @@ def test_a_campaign_is_made_paused_and_archived_in_the_page(visit: Visit):
     expect(card.get_by_role("button", name="Start rating")).to_be_enabled()
     card.get_by_role("button", name="Archive").click()
     expect(page.locator(".easel-rate-archive .easel-campaign")).to_contain_text("Kettles")
+
+
+def test_what_a_campaign_drew_stands_apart_from_the_artist_s_pictures(visit: Visit, drawn_by: str):
+    page = visit()
+    start_rating(page, drawn_by, "Gus")  # so there are pictures
+    page.keyboard.press("Escape")
+    expect(page.locator(".easel-tile")).to_have_count(0)
+    page.get_by_role("tab", name="Gallery").click()
+    expect(page.locator(".easel-empty")).to_be_visible()
+    page.get_by_role("button", name="Drawn for campaigns").click()
+    expect(page.locator(".easel-card").first).to_be_visible()
+    page.get_by_role("button", name="Drawn for campaigns").click()
+    expect(page.locator(".easel-empty")).to_be_visible()

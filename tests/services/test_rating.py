@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from threading import Event
 
 import pytest
 from PIL import Image
 
-from studio.core.campaign import Campaign
+from studio.core.campaign import Campaign, CampaignPicture, CampaignPlan, Contestant
 from studio.core.errors import NotFoundError, VoteRefusedError
+from studio.core.events import Notice
 from studio.core.settings import Settings
+from studio.services.pairing import Pool
 from studio.services.queues import FILL, FIRST
 from studio.services.studio import Studio, open_studio
 from tests.services.rated import (
@@ -218,9 +222,6 @@ def test_sides_are_shuffled(studio: Studio):
 
 
 def test_contestants_meet_each_other_and_not_themselves(studio: Studio):
-    from studio.core.campaign import CampaignPicture
-    from studio.services.pairing import Pool
-
     pool = Pool("c", mixed=True)
     pool.add(
         CampaignPicture(name * 64, "p", contestant=contestant, number=number)
@@ -229,6 +230,50 @@ def test_contestants_meet_each_other_and_not_themselves(studio: Studio):
     [(_, group)] = pool.groups()
     assert sorted(pool.pairs_of(group)) == [("a" * 64, "c" * 64), ("b" * 64, "c" * 64)]
     assert pool.pair_count() == 2
+
+
+@pytest.mark.parametrize("models", [("a",), ("a", "b"), ("a", "b", "c")])
+@pytest.mark.parametrize("same_seed", [False, True])
+def test_how_many_pairs_a_campaign_will_have_is_known_before_it_is_drawn(
+    studio: Studio, models: tuple[str, ...], same_seed: bool
+):
+    if same_seed and len(models) == 1:
+        return  # one picture of a seed has nobody to meet
+    plan = CampaignPlan("c", ("p", "q"), tuple(map(Contestant, models)), 3, same_seed=same_seed)
+    pool = Pool("c", len(models) > 1, same_seed=same_seed)
+    drawn = itertools.product(plan.prompts, models, range(3))
+    pool.add(
+        CampaignPicture(f"{number:064x}", prompt, contestant=model, seed=seed, number=number)
+        for number, (prompt, model, seed) in enumerate(drawn, start=1)
+    )
+    known = studio.preference.rating.pair_count(Campaign("c", plan, "running", 0.0))
+    assert known == pool.pair_count() == sum(map(len, map(pool.pairs_of, pool.by_prompt.values())))
+
+
+def test_how_many_pairs_the_gallery_has_is_told_before_a_campaign_begins(studio: Studio):
+    campaigns = studio.preference.campaigns
+    assert campaigns.gallery_pairs(starred=False) == 36  # 6 prompts of 6 pairs
+    for picture in studio.gallery.page(limit=3):
+        studio.gallery.star(picture.id, True)
+    assert campaigns.gallery_pairs(starred=True) == 3
+    assert studio.preference.rating.pair_count(gallery_campaign(studio)) == 36
+
+
+def test_the_header_says_what_is_drawn_for_a_campaign(studio: Studio):
+    begun, let_go = Event(), Event()
+
+    def busy() -> Iterator[Notice]:
+        begun.set()
+        let_go.wait(60)
+        yield Notice("done")
+
+    assert studio.status.queue() == "Idle"
+    studio.worker.submit("busy", busy)
+    begun.wait(60)
+    studio.preference.campaigns.create(CampaignPlan("foxes", ("a fox",), (Contestant(),)))
+    assert studio.status.queue() == "Drawing for a campaign"
+    studio.preference.campaigns.pause(studio.preference.campaigns.all()[0].id)
+    let_go.set()
 
 
 def test_a_paused_campaign_asks_nobody(studio: Studio, campaign: Campaign):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
-from threading import Event
 
 import pytest
 
@@ -17,8 +15,7 @@ from studio.core.settings import Settings
 from studio.services.studio import Studio, open_studio
 from studio.services.worker import Priority
 from tests.services.rated import answer, file_pictures, gallery_campaign, next_pair
-
-PATIENCE = 200  # seconds; the first look at a picture imports torch
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +32,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         shown = store.pair(pair.pair)
         choice = "left" if redness[shown.left] > redness[shown.right] else "right"
         opened.preference.rating.vote(answer(pair, choice))
-    wait(lambda: knows_every_vote(opened))
+    until(lambda: knows_every_vote(opened))
     yield opened
     opened.close()
 
@@ -52,13 +49,6 @@ def knows_every_vote(studio: Studio) -> bool:
     taste = studio.preference.taste
     taste.refresh()  # which is nothing while it learns
     return taste.now.events == studio.preference.votes.events()
-
-
-def wait(done: Callable[[], bool]) -> None:
-    end, pause = time.monotonic() + PATIENCE, Event()
-    while not done():
-        assert time.monotonic() < end
-        pause.wait(0.05)
 
 
 def test_a_taste_for_red_is_learned_and_judged(studio: Studio):
@@ -100,12 +90,15 @@ def test_the_next_pair_is_chosen_by_what_it_would_teach(studio: Studio):
     plan = {"strategy": "eig", "repeat_share": 0, "held_out_share": 0}
     campaign = gallery_campaign(studio, name="after learning", **plan)
     raters = (f"rater {number}" for number in count())
-    wait(lambda: selection_of_next(studio, campaign, next(raters)) == "eig")
+    until(lambda: "eig" in drawn_ahead(studio, campaign, next(raters)))
 
 
-def selection_of_next(studio: Studio, campaign: Campaign, rater: str) -> str:
-    pair = next_pair(studio, campaign, rater)
-    return studio.preference.campaigns._store.pair(pair.pair).selection
+def drawn_ahead(studio: Studio, campaign: Campaign, rater: str) -> set[str]:
+    """Why the pairs were chosen that wait for a newcomer."""
+    next_pair(studio, campaign, rater)
+    studio.preference.queues.settled()
+    waiting = studio.preference.campaigns._store.waiting(campaign.id, rater, 20)
+    return {pair.selection for pair in waiting}
 
 
 def test_pictures_that_came_after_learning_are_looked_at_before_they_are_chosen_among(
@@ -117,7 +110,7 @@ def test_pictures_that_came_after_learning_are_looked_at_before_they_are_chosen_
         CampaignPlan("fresh pictures", **plan), fresh
     )
     raters = (f"rater {number}" for number in count())
-    wait(lambda: selection_of_next(studio, campaign, next(raters)) == "eig")
+    until(lambda: "eig" in drawn_ahead(studio, campaign, next(raters)))
     assert {p.sha256 for p in fresh} <= studio.preference.taste.now.features.keys()
 
 
@@ -131,7 +124,7 @@ def test_best_of_n_keeps_the_reddest_and_bins_the_rest(studio: Studio):
     scores = studio.preference.taste.now.scores([p.sha256 for p in batch])
     said = studio.preference.favourites.keep_best("job3", 1, over=True)
     assert said == "The best 1 stay; the others go to the bin."
-    wait(lambda: len(studio.gallery.page(job_id="job3", limit=64)) == 1)
+    until(lambda: len(studio.gallery.page(job_id="job3", limit=64)) == 1)
     [kept] = studio.gallery.page(job_id="job3", limit=64)
     assert kept.sha256 == max(scores, key=scores.__getitem__)
     for picture in batch:
@@ -163,5 +156,5 @@ def test_learning_gives_way_to_drawing(studio: Studio):
     blocker.submit("slow", lambda: iter(()), priority=Priority.BACKGROUND)
     studio.preference.taste.refresh()
     blocker.submit("sketch", drawing)
-    wait(lambda: order.count("taste") >= 2 and "drawing" in order)
+    until(lambda: order.count("taste") >= 2 and "drawing" in order)
     assert order.index("drawing") < len(order) - 1 - order[::-1].index("taste")

@@ -152,7 +152,7 @@ HOSTILE = {
     ),
     "an unheard-of label": ("pickapic", as_parquet(pickapic_row(0.7)), "label_0 is 1, 0 or 0.5"),
     "a zip with a way up": ("dpo", as_zip(("../../pairs.jsonl", b"{}")), "leads out"),
-    "a zip with an absolute name": ("dpo", as_zip(("/tmp/pairs.jsonl", b"{}")), "leads out"),
+    "a zip with an absolute name": ("dpo", as_zip(("/pairs.jsonl", b"{}")), "leads out"),
     "a zip bomb": ("dpo", as_zip(("pairs.jsonl", bytes(30_000_000))), "times its size"),
     "a zip with links": ("dpo", as_zip_link, "holds links"),
     "no zip": ("dpo", lambda folder: as_text("a.zip", "PK")(folder) / "a.zip", "no zip file"),

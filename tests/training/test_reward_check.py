@@ -172,6 +172,8 @@ def test_the_taste_is_told_beside_chance_and_the_raters_own_consistency():
 @pytest.mark.parametrize(
     ("votes", "gain", "worth", "sentence"),
     [
+        (1, None, None, "1 vote is too few"),
+        (199, None, None, "Rate 1 more pair."),
         (12, None, None, "Rate 38 more pairs for a first figure, 188 before fine-tuning."),
         (150, 0.02, 700, "Rate 50 more pairs."),
         (400, 0.014, 650, "likely to add 1.4 percent; after about 650 in all"),

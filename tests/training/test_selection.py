@@ -17,7 +17,7 @@ from studio.training.selection import (
     expected_information_gain,
     next_pair,
     next_pairs,
-    predictive_gain,
+    share_explained,
 )
 from studio.training.simulated_rater import (
     TIE_NU,
@@ -72,8 +72,8 @@ def test_eig_asks_what_is_unsure_and_not_what_is_decided():
     assert next_pair("eig", decided, one, same, draw()) == 0
 
 
-def test_the_predictive_gain_is_the_mutual_information_of_two_answers_channels():
-    """Against the joint normal of both differences, seen through a Gaussian channel."""
+def test_what_an_answer_explains_of_other_pairs_is_that_of_their_joint_normal():
+    """One minus the variance that is left of a target, given the answer's Gaussian channel."""
     reward, z = made_reward()
     chance = np.random.default_rng(3)
     root = chance.normal(size=(6, 6))
@@ -87,9 +87,9 @@ def test_the_predictive_gain_is_the_mutual_information_of_two_answers_channels()
         for target in targets:
             both = np.stack([pair, target])
             joint = both @ reward.covariance @ both.T + np.diag([noise, 0.0])
-            alone = np.log(joint[0, 0]) + np.log(joint[1, 1])
-            oracle[number] += (alone - np.linalg.slogdet(joint)[1]) / 2 / len(targets)
-    np.testing.assert_allclose(predictive_gain(reward, asked, targets), oracle, rtol=1e-9)
+            left = np.linalg.det(joint) / joint[0, 0]
+            oracle[number] += (1 - left / joint[1, 1]) / len(targets)
+    np.testing.assert_allclose(share_explained(reward, asked, targets), oracle, rtol=1e-9)
 
 
 def test_an_odd_pair_that_tells_about_no_other_is_not_asked():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import time
 import zipfile
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -19,8 +19,8 @@ from studio.ui.adapters import adapters_text, read_adapters
 from studio.ui.controls import default_form, form_of, read_request, sound_form
 from studio.ui.logins import may_rater_reach
 from tests.ui.served import Served
+from tests.waiting import until
 
-PATIENCE = 280.0  # seconds
 START = {
     "name": "bright", "prompts": ["red apple", "castle", "cat"], "reward": "brightness",
     "model": "tiny", "minutes": 0, "epochs": 1,
@@ -42,10 +42,9 @@ def run(page: Served) -> dict:
     """A run that is trained."""
     begun = post(page, "start", START)
     assert "run" in begun.json(), begun.body
-    end = time.monotonic() + PATIENCE
-    while (found := state(page, f"?run={begun.json()['run']['id']}")["run"])["state"] == "running":
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    look = partial(state, page, f"?run={begun.json()['run']['id']}")
+    until(lambda: look()["run"]["state"] != "running")
+    found = look()["run"]
     assert found["state"] == "trained", found["health"]
     return found
 
@@ -59,7 +58,8 @@ def test_the_state_is_sent_again_only_when_it_changed(page: Served, run: dict):
 
 def test_a_run_is_told_with_its_figures_and_no_path_of_this_machine(page: Served, run: dict):
     assert [row["epoch"] for row in run["rows"]] == [0, 1]
-    assert (run["ladder"], run["over"], run["verdicts"]) == ([1], True, [])
+    assert (run["ladder"], run["result"], run["over"]) == ([1], 1, True)
+    assert run["verdicts"] == []
     assert run["health"].startswith("Done after 1 epoch. On held-out prompts the reward")
     assert str(page.data_dir) not in str(run)
 

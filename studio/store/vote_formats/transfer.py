@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from studio.core.errors import EaselError, ImportRefusedError, NotFoundError, VoteRefusedError
 from studio.core.vote import Undo, Vote
+from studio.core.words import counted
 from studio.store.files import flush_folder, is_abandoned, storage_error
 from studio.store.raters import RaterStore
 from studio.store.vote_formats import dpo, hpdv2, imagereward, native, pickapic
@@ -62,7 +63,8 @@ class ImportReport:
 
     def __str__(self) -> str:
         known = f" {self.known:,} were here already." if self.known else ""
-        return f"Took in {self.votes:,} votes and {self.pictures:,} pictures.{known}"
+        taken = f"{counted(self.votes, 'vote')} and {counted(self.pictures, 'picture')}"
+        return f"Took in {taken}.{known}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class ExportReport:
     left_out: Mapping[str, int]  # reason -> votes
 
     def __str__(self) -> str:
-        lines = [f"Wrote {self.votes:,} votes to {self.folder}."]
+        lines = [f"Wrote {counted(self.votes, 'vote')} to {self.folder}."]
         lines += [f"{n:,} were left out: {reason}." for reason, n in self.left_out.items()]
         return " ".join(lines)
 
