@@ -74,7 +74,7 @@ function act(event) {
 // ---------------------------------------------------------------- what the handlers answered
 
 function show(outcome) {
-  document.querySelectorAll(".easel-problem").forEach((line) => line.remove());
+  document.querySelectorAll("[class*=easel-field-] + .easel-problem").forEach((line) => line.remove());
   if (outcome.error) showProblem(outcome.error);
   if (outcome.said) toast(outcome.said, outcome.undo ? { label: "Undo", run: () => command("earlier", { key: outcome.undo }) } : null);
   if (outcome.earlier) showEarlier(outcome.earlier);

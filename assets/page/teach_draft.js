@@ -23,6 +23,7 @@ export function draftPart(changed) {
     h("label", {}, "Choose files", files),
     h("p", { class: "easel-quiet" }, "A text file of the same name is taken as a picture's caption."));
   const begin = h("button", { type: "button", class: "easel-primary", onclick: start }, "Start teaching");
+  const why = h("p", { class: "easel-problem", role: "alert", hidden: true });
   const element = h("section", { class: "easel-teach-draft", "aria-label": "New lesson" },
     h("div", {}, h("h2", {}, "Teach a style"),
       h("p", { class: "easel-quiet" }, "The model learns what your pictures have in common. Captions say what each one shows, so that the style is learned and not the things.")),
@@ -32,11 +33,12 @@ export function draftPart(changed) {
       field("Trigger word", fields.trigger, "Calls the style in a prompt; an invented word is best."),
       field("Base model", fields.model),
       field("Effort in minutes", fields.minutes, "Of computing. 15 show whether it works.")),
+    why,
     h("div", { class: "easel-teach-begin" }, begin, h("span", { class: "easel-quiet" }, "You can go on drawing meanwhile.")));
 
   let saving = null;
   for (const control of Object.values(fields)) {
-    control.addEventListener("input", () => { clearTimeout(saving); saving = setTimeout(describe, PAUSE); });
+    control.addEventListener("input", () => { why.hidden = true; clearTimeout(saving); saving = setTimeout(describe, PAUSE); });
   }
   element.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
   element.addEventListener("dragleave", () => drop.classList.remove("over"));
@@ -86,12 +88,16 @@ export function draftPart(changed) {
 
   async function start() {
     begin.disabled = true;
+    why.hidden = true;
     try {
       await describe();
       await Promise.all([...grid.querySelectorAll("textarea")].map((text) => text.easelKeep?.()));
       const lesson = await tell(`/easel/teach/${draft.id}/start`);
       toast(`“${lesson.name}” is being taught.`);
-    } catch (error) { sorry(error); }
+    } catch (error) {
+      why.textContent = error.message;
+      why.hidden = false;
+    }
     begin.disabled = false;
     changed();
   }

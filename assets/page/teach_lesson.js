@@ -1,6 +1,6 @@
 // A lesson that has begun: its loss, its samples, what is left, and its result at work.
 
-import { button, duration, h, sorry, tell, toast } from "./dom.js";
+import { button, duration, h, tell, toast } from "./dom.js";
 import { command } from "./bridge.js";
 
 const PHASES = {
@@ -16,7 +16,7 @@ export function lessonPart(show, changed) {
   const parts = {
     choice: h("select", { "aria-label": "Which lesson", onchange: () => show(parts.choice.value) }),
     head: h("h2", {}), line: h("p", { role: "status" }), meter: h("div", { class: "easel-meter", role: "img" }),
-    tools: h("div", { class: "easel-teach-tools" }), said: h("div"),
+    tools: h("div", { class: "easel-teach-tools" }), why: h("p", { class: "easel-problem", role: "alert", hidden: true }), said: h("div"),
     plot: h("figure", { style: { margin: "0" } }), samples: h("div", { class: "easel-teach-samples" }),
   };
   element.append(...Object.values(parts));
@@ -49,8 +49,14 @@ export function lessonPart(show, changed) {
     const mark = JSON.stringify([lesson.id, lesson.state, lesson.ending, lesson.adapter]);
     if (parts.tools.dataset.mark === mark) return;
     parts.tools.dataset.mark = mark;
+    if (known.id !== lesson.id) parts.why.hidden = true;
+    known.id = lesson.id;
     const act = (verb) => async () => {
-      try { await tell(`/easel/teach/${lesson.id}/${verb}`); } catch (error) { sorry(error); }
+      parts.why.hidden = true;
+      try { await tell(`/easel/teach/${lesson.id}/${verb}`); } catch (error) {
+        parts.why.textContent = error.message;
+        parts.why.hidden = false;
+      }
       changed();
     };
     const busy = ["running", "waiting"].includes(lesson.state);

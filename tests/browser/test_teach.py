@@ -83,7 +83,11 @@ def test_an_artist_teaches_a_style_from_dropped_pictures(
 ):
     page = visit()
     page.get_by_role("tab", name="Teach").click()
+    page.get_by_role("button", name="Start teaching").click()
+    beside = page.get_by_role("region", name="New lesson").get_by_role("alert")
+    expect(beside).to_contain_text("picture")
     fill_in(page)
+    expect(beside).to_be_hidden()
     reload(page)
     expect(pictures(page)).to_have_count(3)
     expect(page.get_by_label("Trigger word")).to_have_value("zyx")
