@@ -176,7 +176,7 @@ function renderActs(run) {
   keep(parts.acts, `${run.id} ${run.state} ${run.stopping}`, () => [
     run.state === "running" && !run.stopping ? button("Pause: nothing of it is lost", null, act("pause"), { text: "Pause" }) : null,
     ["paused", "interrupted", "failed"].includes(run.state) ? h("button", { type: "button", class: "easel-primary", onclick: act("resume") }, "Go on") : null,
-    !run.over && !run.stopping ? button("End it here: the last finished epoch is the result", null, act("stop"), { text: "Stop" }) : null,
+    !run.over && !run.stopping ? button("End it here: of the finished epochs the best is the result", null, act("stop"), { text: "Stop" }) : null,
     ["interrupted", "failed"].includes(run.state) ? button("Put it away; what was learned so far is given up", null, act("discard"), { text: "Discard" }) : null,
   ].filter(Boolean));
 }

@@ -29,6 +29,24 @@ export function filmStrip(onChoose) {
   return { root: row, update };
 }
 
+function figure(before, after, prompt) {
+  const pair = slider(before, after);
+  pair.style.setProperty("--w", 1);
+  pair.style.setProperty("--h", 1);
+  pair.querySelector(".easel-after").addEventListener("load", (event) => {
+    pair.style.setProperty("--w", event.target.naturalWidth);
+    pair.style.setProperty("--h", event.target.naturalHeight);
+  }, { once: true });
+  return h("figure", {}, pair, h("figcaption", {}, clip(prompt, 60)));
+}
+
+// The pairs of an unveiled comparison, as they were judged: the base on the left of the handle.
+export function judgedPairs(run, verdict) {
+  const side = (place, which) => `/easel/finetune/runs/${run.id}/verdicts/${verdict.number}/${place}/${which}.png`;
+  return h("div", { class: "easel-beside" }, h("div", { class: "easel-beside-pairs" },
+    verdict.pairs.map((prompt, place) => figure(side(place, "base"), side(place, "tuned"), prompt))));
+}
+
 // Every held-out prompt, the base on the left of the handle and the epoch on its right.
 export function epochBesideBase() {
   const box = h("div", { class: "easel-beside" });
@@ -38,16 +56,8 @@ export function epochBesideBase() {
     if (wanted === mark) return;
     mark = wanted;
     if (!wanted) return box.replaceChildren();
-    box.replaceChildren(h("h4", {}, `Base and epoch ${epoch}`), h("div", { class: "easel-beside-pairs" }, run.held_out.slice(0, SHOWN).map((prompt, at) => {
-      const pair = slider(stripPicture(run, 0, at), stripPicture(run, epoch, at));
-      pair.style.setProperty("--w", 1);
-      pair.style.setProperty("--h", 1);
-      pair.querySelector(".easel-after").addEventListener("load", (event) => {
-        pair.style.setProperty("--w", event.target.naturalWidth);
-        pair.style.setProperty("--h", event.target.naturalHeight);
-      }, { once: true });
-      return h("figure", {}, pair, h("figcaption", {}, clip(prompt, 60)));
-    })));
+    box.replaceChildren(h("h4", {}, `Base and epoch ${epoch}`), h("div", { class: "easel-beside-pairs" }, run.held_out.slice(0, SHOWN).map((prompt, at) =>
+      figure(stripPicture(run, 0, at), stripPicture(run, epoch, at), prompt))));
   }
   return { root: box, update };
 }

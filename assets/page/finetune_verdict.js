@@ -3,6 +3,7 @@
 import { button, h, sorry, tell, toast } from "./dom.js";
 import { command } from "./bridge.js";
 import { openVoting } from "./rate_voting.js";
+import { judgedPairs } from "./finetune_strip.js";
 import { openTab } from "./tasks.js";
 
 const PAIRS = [20, 40, 100];
@@ -46,7 +47,7 @@ export function verdictPanel(look, planNext) {
     return h("article", { class: "easel-comparison-card", "data-verdict": verdict.number },
       h("header", {}, h("h4", {}, `Epoch ${verdict.epoch} against the base`), h("span", { class: "easel-gap" }),
         verdict.unveiled ? null : h("button", { type: "button", class: "easel-primary", disabled: !verdict.ready, onclick: vote }, verdict.answered ? "Go on judging" : "Judge the pairs")),
-      verdict.unveiled ? unveiled(verdict) : [
+      verdict.unveiled ? [unveiled(verdict), judgedPairs(run, verdict)] : [
         h("div", { class: "easel-meter", role: "img", "aria-label": `${verdict.answered} of ${verdict.target} pairs`, style: { "--share": `${100 * share}%` } }),
         h("p", { class: "easel-quiet" }, `${verdict.answered} of ${verdict.target} pairs · ${verdict.doing} The result is unveiled when all are answered.`)]);
   }
@@ -63,13 +64,13 @@ export function verdictPanel(look, planNext) {
       h("p", {}, outcome.sentence));
   }
 
-  const epochs = (run) => h("select", { "aria-label": "Epoch" }, [...run.ladder].reverse().map((epoch, at) => h("option", { value: at === 0 ? 0 : epoch }, at === 0 ? `Epoch ${epoch} (the result)` : `Epoch ${epoch}`)));
+  const epochs = (run) => h("select", { "aria-label": "Epoch" }, [...run.ladder].reverse().map((epoch) => h("option", epoch === run.result ? { value: 0, selected: true } : { value: epoch }, epoch === run.result ? `Epoch ${epoch} (the result)` : `Epoch ${epoch}`)));
 
   // ---------------------------------------------------------------- keep or not
 
   function renderFate(run) {
     const epoch = epochs(run);
-    if (run.kept && run.ladder.includes(run.kept.epoch) && run.kept.epoch !== run.ladder.at(-1)) epoch.value = run.kept.epoch;
+    if (run.kept && run.ladder.includes(run.kept.epoch) && run.kept.epoch !== run.result) epoch.value = run.kept.epoch;
     const strength = h("input", { type: "range", min: 0, max: 1.5, step: 0.05, value: run.kept?.strength ?? 1, "aria-label": "Strength", oninput: () => { said.textContent = Number(strength.value).toFixed(2); } });
     const said = h("span", {}, Number(strength.value).toFixed(2));
     const keep = h("button", { type: "button", class: "easel-primary", onclick: () => post(run, "keep", { epoch: Number(epoch.value), strength: Number(strength.value) }, (kept) => {

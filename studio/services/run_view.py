@@ -26,9 +26,7 @@ def health(run: Run, epochs: Sequence[RunEpoch]) -> str:
         return "Getting ready: the base is looked at first." if run.state == "running" else ""
     base, now = epochs[0], done[-1]
     if run.state in JUDGED:
-        return (
-            f"Done after {len(done)} {'epoch' if len(done) == 1 else 'epochs'}. {_rise(base, now)}"
-        )
+        return _came_to(base, done)
     return _drift(run, base, now) or _learning(base, now, len(done))
 
 
@@ -44,6 +42,16 @@ def _drift(run: Run, base: RunEpoch, now: RunEpoch) -> str:
     if kl > (1 - NEAR / 2) * budget:
         return f"Far from its base: {kl:.0f} of at most {budget:.0f} nats a step."
     return ""
+
+
+def _came_to(base: RunEpoch, done: Sequence[RunEpoch]) -> str:
+    """Say how long it took, which epoch is the result, and what it is worth."""
+    best = max(done, key=lambda row: (float(row.figures.get("reward_held_out", 0.0)), row.epoch))
+    chosen = ""
+    if best is not done[-1]:
+        chosen = f" Epoch {best.epoch} drew the held-out prompts best and is the result."
+    epochs = "epoch" if len(done) == 1 else "epochs"
+    return f"Done after {len(done)} {epochs}.{chosen} {_rise(base, best)}"
 
 
 def _rise(base: RunEpoch, now: RunEpoch) -> str:

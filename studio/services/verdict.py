@@ -18,13 +18,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from studio.core.campaign import Campaign, CampaignPicture, CampaignPlan, Contestant
+from studio.core.campaign import (
+    DRAWN_FOR,
+    Campaign,
+    CampaignPicture,
+    CampaignPlan,
+    Contestant,
+)
 from studio.core.errors import NotFoundError, TrainingError
 from studio.core.events import Event, StageProgress
 from studio.core.request import AdapterUse, GenerationRequest
 from studio.core.run import JUDGED, Kept, Run, Verdict
 from studio.services.adapter_shelf import AdapterEntry, AdapterShelf
-from studio.services.campaigns import JOB as CAMPAIGN_JOB
 from studio.services.campaigns import wanted_pictures
 from studio.services.finetuning import Finetuning
 from studio.services.models import ModelShelf
@@ -106,9 +111,13 @@ class Verdicts:
         worker.listen(self._on_event)
 
     def ladder(self, run_id: str) -> list[int]:
-        """Return the epochs whose adapters can be judged and kept, the result's last."""
-        found = self._rungs(run_id)
-        return sorted(found)
+        """Return the epochs whose adapters can be judged and kept, the result's among them."""
+        return sorted(self._rungs(run_id))
+
+    def result(self, run_id: str) -> int:
+        """Return the epoch that is the result; 0 when there is none (any more)."""
+        path = self._finetuning.folder(run_id) / "adapter.safetensors"
+        return self._epoch_of(path) if path.is_file() else 0
 
     def begin(self, run_id: str, epoch: int = 0, pairs: int = FEWEST) -> Verdict:
         """Begin a blind comparison of an epoch (0: the result) with the base; it draws itself.
@@ -173,6 +182,19 @@ class Verdicts:
             place = sides.setdefault((picture.prompt, picture.seed), {})
             place[picture.contestant == verdict.label] = picture
         return [(pair[False], pair[True]) for pair in sides.values() if len(pair) == 2]
+
+    def picture(self, run_id: str, number: int, place: int, *, tuned: bool) -> bytes:
+        """Return one side of a comparison's pair as PNG, without its recipe.
+
+        Raises NotFoundError.
+        """
+        verdict = next((v for v in self.all(run_id) if v.number == number), None)
+        pairs = self.pairs(verdict) if verdict else []
+        if not 0 <= place < len(pairs):
+            raise NotFoundError("This pair of the comparison is not there (any more).")
+        stream = io.BytesIO()
+        Image.fromarray(self._pixels(pairs[place][tuned].sha256)).save(stream, "PNG")
+        return stream.getvalue()
 
     def keep(self, run_id: str, *, epoch: int = 0, strength: float = 1.0, name: str = "") -> Run:
         """Put an epoch's adapter (0: the result) on the shelf, to be used at this strength.
@@ -284,9 +306,10 @@ class Verdicts:
         return self._preference.rating.pool(verdict.campaign).pictures
 
     def _on_event(self, job_id: str, event: JobEvent) -> None:
-        kind, _, rest = job_id.partition("-")
-        if kind == CAMPAIGN_JOB and isinstance(event, JobEnded) and event.outcome == "done":
-            verdict = self._store.verdict_of(rest.partition("-")[0])
+        ended = isinstance(event, JobEnded) and event.outcome == "done"
+        if ended and job_id.startswith(DRAWN_FOR):
+            campaign, _, _ = job_id.removeprefix(DRAWN_FOR).partition("-")
+            verdict = self._store.verdict_of(campaign)
             if verdict is not None:
                 self._judge_if_drawn(verdict)
 

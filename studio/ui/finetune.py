@@ -20,6 +20,7 @@ FORM = "finetune"  # name under which the tab's form is kept
 EXAMPLES = 6  # pictures that are loved, and as many that are not
 TASTE = "taste"  # the reward that all votes teach; 'taste:ID' a campaign's, else a known one
 LISTED = 30  # runs
+SHOWN_PAIRS = 12  # of a comparison, once it is unveiled
 
 
 def build_finetune() -> None:
@@ -87,6 +88,7 @@ def run_json(studio: Studio, run: Run) -> dict[str, Any]:
         "about": dict(run.about),
         "kept": asdict(run.kept) if run.kept else None,
         "ladder": studio.verdicts.ladder(run.id) if run.state in JUDGED else [],
+        "result": studio.verdicts.result(run.id) if run.state in JUDGED else 0,
         "verdicts": [verdict_json(studio, verdict) for verdict in studio.verdicts.all(run.id)],
     }
 
@@ -95,6 +97,7 @@ def verdict_json(studio: Studio, verdict: Verdict) -> dict[str, Any]:
     """Return a blind comparison; what came of it only when its pairs are answered."""
     campaign = studio.verdicts.campaign(verdict)
     target = campaign.plan.target
+    pairs = studio.verdicts.pairs(verdict)
     answered = studio.preference.standing.votes(campaign.id)
     unveiled = answered >= target
     by_reward = studio.verdicts.by_reward(verdict) if unveiled else None
@@ -106,8 +109,9 @@ def verdict_json(studio: Studio, verdict: Verdict) -> dict[str, Any]:
         "target": target,
         "answered": min(answered, target),
         "doing": studio.preference.campaigns.doing(campaign),
-        "ready": bool(studio.verdicts.pairs(verdict)),
+        "ready": bool(pairs),
         "unveiled": unveiled,
+        "pairs": [base.prompt for base, _ in pairs[:SHOWN_PAIRS]] if unveiled else [],
         "by_votes": outcome_json(studio.verdicts.by_votes(verdict)) if unveiled else None,
         "by_reward": outcome_json(by_reward) if by_reward else None,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import JSONResponse
@@ -174,6 +174,11 @@ def verdict_routes(studio: Studio) -> APIRouter:
     @router.post("/runs/{run_id}/verdict")
     def begin(run_id: str, body: VerdictBody) -> dict[str, Any]:
         return verdict_json(studio, verdicts.begin(run_id, body.epoch, body.pairs))
+
+    @router.get("/runs/{run_id}/verdicts/{number}/{place}/{side}.png")
+    def pair(run_id: str, number: int, place: int, side: Literal["base", "tuned"]) -> Response:
+        content = verdicts.picture(run_id, number, place, tuned=side == "tuned")
+        return Response(content, 200, dict(FOREVER), "image/png")
 
     @router.post("/runs/{run_id}/keep")
     def keep(run_id: str, body: KeepBody) -> dict[str, Any]:

@@ -37,6 +37,11 @@ def test_health_is_one_sentence_about_what_matters_most(epochs, words):
 def test_a_run_that_is_over_says_what_came_of_it_or_why_it_ended():
     rows = [epoch(0, 0.5), epoch(1, 0.6)]
     assert health(replace(RUN, state="trained"), rows).startswith("Done after 1 epoch.")
+    longer = [*rows, epoch(2, 0.7), epoch(3, 0.4)]
+    assert health(replace(RUN, state="trained"), longer) == (
+        "Done after 3 epochs. Epoch 2 drew the held-out prompts best and is the result. "
+        "On held-out prompts the reward rose: 0.50 before, 0.70 after."
+    )
     stopped = replace(RUN, state="trained", sentence="Stopped: over budget.")
     assert health(stopped, rows) == "Stopped: over budget."
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from studio.core.campaign import CampaignPicture
 from studio.core.errors import NotFoundError, TrainingError
@@ -24,7 +25,8 @@ from studio.services.verdict import Outcome
 from tests.services.finetune_plan import PLAN
 from tests.services.rated import answer
 from tests.services.test_adapter_shelf import draw
-from tests.services.test_finetuning import ended, result, trained, until
+from tests.services.test_finetuning import ended, result, trained
+from tests.waiting import until
 
 __all__ = ["trained"]  # the fixture
 
@@ -100,6 +102,21 @@ def test_a_verdict_asks_each_pair_of_one_prompt_and_seed_once_and_counts_the_vot
     }
 
 
+def test_the_two_sides_of_a_pair_are_shown_without_their_recipe(
+    studio: Studio, run: Run, drawn: Verdict
+):
+    sides = studio.verdicts.pairs(drawn)[3]
+    for tuned, picture in enumerate(sides):
+        shown = studio.verdicts.picture(run.id, drawn.number, 3, tuned=bool(tuned))
+        with Image.open(io.BytesIO(shown)) as image:
+            assert image.info == {}
+            kept = studio.preference.pictures.content(picture.sha256)
+            assert image.tobytes() == Image.open(io.BytesIO(kept)).convert("RGB").tobytes()
+    for number, place in ((drawn.number, 20), (drawn.number + 1, 0)):
+        with pytest.raises(NotFoundError, match="not there"):
+            studio.verdicts.picture(run.id, number, place, tuned=True)
+
+
 def test_the_reward_judges_the_same_pairs(studio: Studio, drawn: Verdict):
     outcome = studio.verdicts.by_reward(drawn)
     assert outcome is not None
@@ -146,7 +163,8 @@ def test_pictures_of_different_seeds_do_not_meet_in_such_a_pool():
 def test_what_is_kept_is_on_the_shelf_at_once_in_both_namings(studio: Studio, run: Run):
     kept = studio.verdicts.keep(run.id, strength=0.7)
     [entry] = studio.adapters.entries()
-    assert (kept.state, kept.kept.strength, kept.kept.epoch) == ("kept", 0.7, 2)
+    assert (kept.state, kept.kept.strength) == ("kept", 0.7)
+    assert kept.kept.epoch == studio.verdicts.result(run.id)
     assert (entry.name, entry.sha256) == ("bright", result(studio, run))
     assert {path.name for path in entry.path.parent.iterdir()} >= {
         "adapter.safetensors", "adapter.kohya.safetensors",
@@ -169,8 +187,9 @@ def test_a_picture_at_strength_zero_is_the_base_s_and_at_one_is_not(
 
 def test_another_rung_of_the_ladder_can_be_kept(studio: Studio, run: Run):
     assert studio.verdicts.ladder(run.id) == [1, 2]
-    kept = studio.verdicts.keep(run.id, epoch=1).kept
-    assert (kept.epoch, kept.sha256 != result(studio, run)) == (1, True)
+    other = 3 - studio.verdicts.result(run.id)
+    kept = studio.verdicts.keep(run.id, epoch=other).kept
+    assert (kept.epoch, kept.sha256 != result(studio, run)) == (other, True)
     with pytest.raises(NotFoundError, match="no adapter of epoch 7"):
         studio.verdicts.keep(run.id, epoch=7)
 
