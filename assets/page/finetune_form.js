@@ -37,11 +37,11 @@ export async function runForm(onReward, onStarted) {
   const quick = h("div", { class: "easel-segments", role: "group", "aria-label": "Minutes" }, MINUTES.map((n) => h("button", { type: "button", "data-minutes": n, onclick: () => { minutes.value = n; changed(); } }, n < 60 ? `${n} min` : `${n / 60} h`)));
   const seed = h("input", { type: "number", name: "seed", min: 0, max: 4294967295, step: 1, value: kept.seed || 0 });
   const epochs = h("input", { type: "number", name: "epochs", min: 0, max: 10000, step: 1, value: kept.epochs || 0 });
-  const algorithm = h("select", { name: "algorithm" }, options(choices.algorithms, kept.settings?.algorithm));
+  const algorithm = h("select", { name: "algorithm" }, options(choices.algorithms, kept.settings?.algorithm || choices.algorithm));
   const knobs = choices.knobs.map((knob) => ({ knob, input: h("input", { type: "number", name: knob.name, min: knob.low, max: knob.high, step: knob.whole ? 1 : "any", value: kept.settings?.[knob.name] ?? knob.default, required: true }) }));
   const expert = h("details", { class: "easel-expert" }, h("summary", {}, "Expert"),
     h("div", { class: "easel-fields" },
-      field("Algorithm", algorithm, "PPO unless you know why not."),
+      field("Algorithm", algorithm, "The forward process learns most a minute; PPO is the classic."),
       field("Epochs at most", epochs, "0: as many as the minutes allow."),
       field("Seed", seed, "The same seed gives the same run."),
       knobs.map(({ knob, input }) => field(`${knob.title} (${knob.paper})`, input, `${knob.hint} Default ${knob.default}.`))),

@@ -28,7 +28,7 @@ from studio.core.settings import ASSETS, Settings
 from studio.services.model_folder import STARTER
 from studio.services.models import ModelShelf
 from studio.services.ownership import hold_training
-from studio.services.run_plan import split_prompts
+from studio.services.run_plan import USUAL_ALGORITHM, split_prompts
 from studio.services.studio import Studio, open_studio
 from studio.store.lock import FileLock
 
@@ -103,7 +103,7 @@ def make_parser() -> Parser:
     parser.add_argument("--steps", type=_count, help="denoising steps of a trajectory")
     parser.add_argument("--window", type=_natural, help="train a sliding window of this many steps")
     parser.add_argument("--rank", type=_count, help="rank of the adapter")
-    parser.add_argument("--algorithm", choices=("ppo", "nft"), help="PPO, or DiffusionNFT")
+    parser.add_argument("--algorithm", choices=("ppo", "nft"), help="PPO, or DiffusionNFT (usual)")
     parser.add_argument("--learning-rate", type=_number, help="of AdamW")
     parser.add_argument("--updates", type=_count, help="optimizer steps an epoch")
     parser.add_argument("--kl-weight", type=_number, help="beta: how strongly the base holds on")
@@ -182,7 +182,7 @@ def make_config(args: argparse.Namespace, prompts: tuple[str, ...]) -> FineTuneC
     policy = _given(guidance_scale=args.guidance, steps=args.steps, window=args.window)
     ppo = _given(learning_rate=args.learning_rate, kl_weight=args.kl_weight, updates=args.updates)
     changes = _given(
-        algorithm=args.algorithm,
+        algorithm=args.algorithm or USUAL_ALGORITHM,
         rank=args.rank,
         prompts_per_epoch=args.prompts_per_epoch,
         images_per_prompt=args.images_per_prompt,

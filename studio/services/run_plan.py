@@ -60,7 +60,7 @@ KNOBS = (
          "Trains only so many steps at a time: faster, a little rougher.", "policy", whole=True),
     Knob("guidance_scale", "Guidance scale (CFG)", "w", 3, 0, 30,
          "As you draw; 1 halves the cost.", "policy"),
-    Knob("kl_budget", "Budget of change", "KL, nats a step", 200, 0.1, 10_000,
+    Knob("kl_budget", "Budget of change", "KL, nats a step", 60, 0.1, 10_000,
          "Higher allows the model to move further before training stops by itself.", "guards"),
     Knob("diversity_drop", "Diversity that may be lost", "share of the base's", 0.15, 0.01, 1,
          "Higher lets the pictures become more alike before training stops.", "guards"),
@@ -78,6 +78,7 @@ REWARDS = MappingProxyType(  # the known ones of training/rewards.py, in an arti
 ALGORITHMS = MappingProxyType(
     {"ppo": "PPO (DDPO, Black et al. 2023)", "nft": "Forward process (DiffusionNFT, 2025)"}
 )
+USUAL_ALGORITHM = "nft"  # what learned most a CPU second on the starter model, see training/LOG.md
 
 
 def split_prompts(prompts: tuple[str, ...], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -127,7 +128,7 @@ def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name == "algorithm":
             if value not in ALGORITHMS:
                 raise TrainingError(f"The algorithm is {' or '.join(ALGORITHMS)}.")
-            if value != "ppo":
+            if value != USUAL_ALGORITHM:
                 found[name] = value
             continue
         knob = knobs.get(name)
@@ -146,7 +147,7 @@ def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def written_out(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with every default beside them: a run keeps those that it began with."""
     defaults = {knob.name: int(knob.default) if knob.whole else knob.default for knob in KNOBS}
-    return {**defaults, **settings}
+    return {"algorithm": USUAL_ALGORITHM, **defaults, **settings}
 
 
 def make_config(plan: RunPlan) -> FineTuneConfig:

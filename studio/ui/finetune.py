@@ -9,7 +9,7 @@ from typing import Any
 
 from studio.core.errors import NotFoundError
 from studio.core.run import JUDGED, Run, Verdict
-from studio.services.run_plan import ALGORITHMS, KNOBS, REWARDS
+from studio.services.run_plan import ALGORITHMS, KNOBS, REWARDS, USUAL_ALGORITHM
 from studio.services.run_reward import agreement_so_far, readiness
 from studio.services.run_view import health
 from studio.services.studio import Studio
@@ -169,6 +169,7 @@ def choices_json(studio: Studio) -> dict[str, Any]:
             if not e.problem and "config" in e.lineage
         ],
         "knobs": [asdict(knob) for knob in KNOBS],
+        "algorithm": USUAL_ALGORITHM,
         "algorithms": [{"value": name, "title": title} for name, title in ALGORITHMS.items()],
         "form": studio.form.load(FORM),
     }

@@ -340,7 +340,8 @@ def figures(kl=1.0, mean=0.0, held_out=0.0, **probes) -> EpochFigures:
     ("now", "learned", "words"),
     [
         (figures(), True, ""),
-        (figures(kl=201), False, "budget"),
+        (figures(kl=59), False, ""),
+        (figures(kl=61), False, "budget"),
         (figures(diversity=0.84), False, "became alike"),
         (figures(diversity=0.86), False, ""),
         (figures(prompt_fidelity=0.25), False, "left their prompts"),
