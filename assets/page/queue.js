@@ -31,7 +31,7 @@ export function mountHeader(root) {
 
 function renderChip(state) {
   const [first, ...rest] = state.queue;
-  chip.textContent = !first ? "Nothing waits" : `${percent(first)}${rest.length ? ` · ${rest.length} waiting` : ""}`;
+  chip.textContent = !first ? state.background || "Nothing waits" : `${percent(first)}${rest.length ? ` · ${rest.length} waiting` : ""}`;
   chip.classList.toggle("busy", Boolean(first));
   document.title = first ? `${percent(first)} · ${TITLE}` : TITLE;
 }

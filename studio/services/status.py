@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from studio.core.settings import Settings
+from studio.services.campaigns import Campaigns
 from studio.services.generation import Generation
 from studio.services.models import GIBIBYTE, ModelShelf, ShelfState, usable_cores
 from studio.services.shared_device import SharedDevice
@@ -17,11 +18,13 @@ class Status:
         shelf: ModelShelf,
         generation: Generation,
         shared: SharedDevice,
+        campaigns: Campaigns,
     ) -> None:
         self._settings = settings
         self._shelf = shelf
         self._generation = generation
         self._shared = shared
+        self._campaigns = campaigns
 
     def device(self) -> str:
         """Return 'CPU, 2 cores' or 'RTX 4090, 9.1 of 24.0 GB'; a GPU is known once torch is."""
@@ -49,4 +52,8 @@ class Status:
             words.append(f"Waiting for {self._shared.waits_for}")
         if waiting:
             words.append(f"{waiting} waiting")
-        return ", ".join(words) or "Idle"
+        return ", ".join(words) or self.background() or "Idle"
+
+    def background(self) -> str:
+        """Return what is drawn while nobody waits for a picture; '' while nothing is."""
+        return "Drawing for a campaign" if self._campaigns.at_work() else ""

@@ -28,6 +28,7 @@ def studio_state(studio: Studio) -> dict[str, Any]:
         "device": studio.status.device(),
         "model": {"phase": model.phase, "name": model.model, "sentence": model.sentence},
         "queue": [job_json(view) for view in queue],
+        "background": studio.status.background(),
         "now": batch_json(studio, latest, queue) if latest else None,
         "newest": newest[0].id if newest else 0,
         "notes": list(studio.notes),
