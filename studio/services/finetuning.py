@@ -9,26 +9,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from studio.core.errors import DiskFullError, ModelError, TrainingError
+from studio.core.errors import TrainingError
 from studio.core.events import EpochDone, Event, Notice, StageArtifact, StageProgress
 from studio.core.run import UNFINISHED, Run, RunEpoch, RunPlan
-from studio.core.settings import Settings
-from studio.services.adapter_shelf import AdapterShelf
 from studio.services.model_folder import ModelEntry
-from studio.services.models import ModelShelf
-from studio.services.ownership import TRAINING_LOCK
 from studio.services.preference import Preference
 from studio.services.run_plan import checked_settings, make_config, parted, written_out
 from studio.services.run_reward import readiness, reward_of
-from studio.services.worker import GpuWorker, JobEnded, JobEvent, Priority
-from studio.store.lock import FileLock
+from studio.services.training_place import TrainingPlace
+from studio.services.worker import JobEnded, JobEvent, Priority
 from studio.store.runs import RunStore
 
 if TYPE_CHECKING:
@@ -38,7 +34,7 @@ FOLDER = "runs"  # in the data folder: one folder a run
 JOB = "finetune"  # ids of jobs: finetune-{run}
 NEEDED = 256 * 2**20  # bytes free at the start: checkpoints, ladder and pictures, generously
 NOTHING_LEARNED = "Stopped before the first epoch was done, so there is nothing to judge."
-STOPPED = "Stopped by you; the last finished epoch is the result."
+STOPPED = "Stopped by you; of its finished epochs the best is the result."
 
 
 @dataclass(frozen=True)
@@ -57,23 +53,17 @@ class Finetuning:
 
     def __init__(
         self,
-        settings: Settings,
+        place: TrainingPlace,
         store: RunStore,
-        worker: GpuWorker,
-        shelf: ModelShelf,
-        adapters: AdapterShelf,
         preference: Preference,
     ) -> None:
-        self._settings = settings
+        self._place = place
         self._store = store
-        self._worker = worker
-        self._shelf = shelf
-        self._adapters = adapters
         self._preference = preference
         self._lock = Lock()
         self._progress: dict[str, RunProgress] = {}
         self._stopping: frozenset[str] = frozenset()
-        worker.listen(self._on_event)
+        place.worker.listen(self._on_event)
 
     def recover(self) -> int:
         """Mark what was training when the studio ended as interrupted; how many."""
@@ -86,19 +76,15 @@ class Finetuning:
         it cannot begin, ModelError for its base, NotFoundError for its adapter, DiskFullError.
         """
         plan = parted(plan)
-        entry = self._base(plan)
+        entry = self._place.base(plan.model)
         ready = readiness(self._preference, plan.campaign, plan.reward)
         if not ready.possible or not (ready.enough or anyway):
             raise TrainingError(ready.sentence)
         if plan.start:
             plan = self._going_on(plan)
-        if shutil.disk_usage(self._settings.data_dir).free < NEEDED:
-            raise DiskFullError(
-                f"A run needs about {NEEDED >> 20} MB on the disk of the data folder. Make room, "
-                "or choose another --data-dir."
-            )
+        self._place.check_room(NEEDED, "A run")
         plan = replace(plan, settings=written_out(plan.settings))
-        run = self._store.create(replace(plan, model_hash=self._shelf.hash_of(entry)))
+        run = self._store.create(replace(plan, model_hash=self._place.models.hash_of(entry)))
         self._submit(run)
         return run
 
@@ -106,7 +92,7 @@ class Finetuning:
         """Leave a run where it is after its current step; nothing of the epoch is lost."""
         with self._lock:
             run = self._store.get(run_id)
-            if run.state == "running" and self._worker.hold(_job(run_id)):
+            if run.state == "running" and self._place.worker.hold(_job(run_id)):
                 return self._store.mark(run_id, "paused")
             return run
 
@@ -118,12 +104,12 @@ class Finetuning:
         self._check_base(run.plan)
         with self._lock:
             run = self._store.begin_again(run_id)
-            if not self._worker.hold(_job(run_id), held=False):
+            if not self._place.worker.hold(_job(run_id), held=False):
                 self._submit(run)
         return run
 
     def stop(self, run_id: str) -> Run:
-        """End a run now; its last finished epoch is the result. Raises as `start`."""
+        """End a run now; its best finished epoch is the result. Raises as `start`."""
         run = self._store.get(run_id)
         if run.state != "running" and run.state not in UNFINISHED:
             return run
@@ -153,20 +139,14 @@ class Finetuning:
 
     def folder(self, run_id: str) -> Path:
         """Return the folder of a run's files."""
-        return self._settings.data_dir / FOLDER / run_id
+        return self._place.settings.data_dir / FOLDER / run_id
 
     # ------------------------------------------------------------------ before it begins
 
-    def _base(self, plan: RunPlan) -> ModelEntry:
-        entry = self._shelf.entry(plan.model)
-        if entry.problem:
-            raise ModelError(entry.problem)
-        return entry
-
     def _check_base(self, plan: RunPlan) -> ModelEntry:
         """Return the base if it is the one that the run began with."""
-        entry = self._base(plan)
-        if self._shelf.hash_of(entry) != plan.model_hash:
+        entry = self._place.base(plan.model)
+        if self._place.models.hash_of(entry) != plan.model_hash:
             raise TrainingError(
                 f"The files of '{plan.model}' have changed since this run began, so it cannot go "
                 "on. Put them back as they were, or start a new run."
@@ -175,14 +155,16 @@ class Finetuning:
 
     def _going_on(self, plan: RunPlan) -> RunPlan:
         """Give a plan that goes on from an adapter the adapter's rank."""
-        config = self._adapters.find(plan.start).lineage.get("config", {})
+        config = self._place.adapters.find(plan.start).lineage.get("config", {})
         rank = config.get("rank") if isinstance(config, dict) else None
         rank = {"rank": rank} if isinstance(rank, int) else {}
         return replace(plan, settings=checked_settings({**plan.settings, **rank}))
 
     def _submit(self, run: Run) -> None:
         self._progress[run.id] = RunProgress()
-        self._worker.submit(_job(run.id), partial(self._train, run.id), priority=Priority.TRAINING)
+        self._place.worker.submit(
+            _job(run.id), partial(self._train, run.id), priority=Priority.TRAINING
+        )
 
     # ------------------------------------------------------------------ on the device thread
 
@@ -193,17 +175,19 @@ class Finetuning:
 
         run, folder = self._store.get(run_id), self.folder(run_id)
         plan = run.plan
-        with self._only_training():
+        with self._place.alone(JOB):
             yield StageProgress("load", 0, 1, None)
             entry = self._check_base(plan)
-            model = load_base(entry.folder, entry.name, self._settings.device, plan.model_hash)
+            model = load_base(
+                entry.folder, entry.name, self._place.settings.device, plan.model_hash
+            )
             yield StageProgress("load", 0, 1, None)
             tools = load_tools(model, entry.folder)
             reward, about = yield from reward_of(plan, folder, self._preference)
             self._store.tell_about(run_id, about)
             config = make_config(plan)
             self._catch_up(run_id, config)
-            start = self._adapters.find(plan.start).path if plan.start else None
+            start = self._place.adapters.find(plan.start).path if plan.start else None
             with closing(finetune(model, reward, config, tools, folder, start)) as events:
                 for event in events:
                     yield from self._told(run_id, config, event)
@@ -240,7 +224,7 @@ class Finetuning:
 
     def _record(self, run_id: str, figures: dict[str, object]) -> None:
         epoch = int(str(figures.pop("epoch")))
-        picture = self._strip(run_id, epoch).relative_to(self._settings.data_dir)
+        picture = self._strip(run_id, epoch).relative_to(self._place.settings.data_dir)
         self._store.record(run_id, RunEpoch(epoch, figures, picture.as_posix()))
 
     def _strip(self, run_id: str, epoch: int) -> Path:
@@ -248,22 +232,6 @@ class Finetuning:
 
     def _done_epochs(self, run_id: str) -> int:
         return sum(1 for epoch in self._store.epochs(run_id) if epoch.epoch)
-
-    @contextmanager
-    def _only_training(self) -> Iterator[None]:
-        """Hold the data folder's lock on training: the command line may train there too."""
-        lock = FileLock(self._settings.data_dir / TRAINING_LOCK)
-        if not lock.acquire(JOB):
-            holder = lock.holder()
-            who = f" (process {holder.pid})" if holder and holder.pid else ""
-            raise TrainingError(
-                f"Another training{who} is at work in this data folder. Wait for it to end; then "
-                "let this run go on."
-            )
-        try:
-            yield
-        finally:
-            lock.release()
 
     # ------------------------------------------------------------------ what the worker tells
 

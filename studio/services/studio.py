@@ -21,6 +21,7 @@ from studio.services.sending import Sending
 from studio.services.shared_device import SharedDevice
 from studio.services.status import Status
 from studio.services.teaching import Teaching
+from studio.services.training_place import TrainingPlace
 from studio.services.upkeep import Upkeep
 from studio.services.verdict import Verdicts
 from studio.services.worker import GpuWorker, Priority, unshared
@@ -121,8 +122,9 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
     generation = Generation(worker, shelf, jobs, pictures, sources, settings, adapters)
     preference = open_preference(settings, databases.shared, pictures, shelf, worker)
     runs = RunStore(database)
-    finetuning = Finetuning(settings, runs, worker, shelf, adapters, preference)
-    teaching = Teaching(settings, LessonStore(settings.data_dir), worker, shelf, adapters)
+    place = TrainingPlace(settings, worker, shelf, adapters)
+    finetuning = Finetuning(place, runs, preference)
+    teaching = Teaching(place, LessonStore(settings.data_dir))
     if owner:
         generation.recover()
         teaching.recover()
@@ -140,7 +142,7 @@ def open_studio(settings: Settings, *, owner: bool = True) -> Studio:
         sending=Sending(gallery, sources, shelf),
         presets=PresetShelf(PRESETS, settings.presets_dir),
         form=FormStore(database),
-        status=Status(settings, shelf, generation, device),
+        status=Status(settings, shelf, generation, device, preference.campaigns),
         reconciliation=reconciliation,
         worker=worker,
         databases=databases,

@@ -8,7 +8,6 @@ most a minute of computing.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,15 +16,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from studio.core.errors import DiskFullError, EaselError, ModelError, NotFoundError, TrainingError
+from studio.core.errors import EaselError, NotFoundError, TrainingError
 from studio.core.events import Event, Notice, StageProgress
 from studio.core.lesson import Lesson, check_caption, check_lesson
-from studio.core.settings import Settings
-from studio.services.adapter_shelf import AdapterEntry, AdapterShelf
-from studio.services.model_folder import STARTER, ModelEntry
-from studio.services.models import ModelShelf
-from studio.services.ownership import only_training
-from studio.services.worker import GpuWorker, JobEnded, JobEvent, JobStarted, Priority
+from studio.services.adapter_shelf import AdapterEntry
+from studio.services.model_folder import STARTER
+from studio.services.training_place import TrainingPlace
+from studio.services.worker import JobEnded, JobEvent, JobStarted, Priority
 from studio.store.lessons import LessonStore
 
 if TYPE_CHECKING:
@@ -55,23 +52,17 @@ class Teaching:
 
     def __init__(
         self,
-        settings: Settings,
+        place: TrainingPlace,
         store: LessonStore,
-        worker: GpuWorker,
-        shelf: ModelShelf,
-        adapters: AdapterShelf,
     ) -> None:
-        self._settings = settings
+        self._place = place
         self._store = store
-        self._worker = worker
-        self._shelf = shelf
-        self._adapters = adapters
         self._lock = Lock()
         self._progress: dict[str, LessonProgress] = {}
         self._notices: dict[str, tuple[str, ...]] = {}
         self._pausing: frozenset[str] = frozenset()
         self._stopping: frozenset[str] = frozenset()
-        worker.listen(self._on_event)
+        place.worker.listen(self._on_event)
 
     # ------------------------------------------------------------------ the lesson
 
@@ -103,7 +94,7 @@ class Teaching:
         """Add a picture to a draft. Raises StorageError or TrainingError with its name."""
         with self._lock:
             lesson = self._editable(lesson_id)
-            smallest = min(self._base(lesson).native_size) // 4
+            smallest = min(self._place.base(lesson.model).native_size) // 4
             try:
                 return self._store.add_picture(lesson_id, content, title, smallest)
             except EaselError as error:
@@ -154,12 +145,8 @@ class Teaching:
             if lesson.state not in ("draft", "paused", "failed"):
                 return lesson
             check_lesson(lesson)
-            self._base(lesson)
-            if shutil.disk_usage(self._settings.data_dir).free < NEEDED:
-                raise DiskFullError(
-                    f"A lesson needs about {NEEDED >> 20} MB on the disk of the data folder. Make "
-                    "room, or choose another --data-dir."
-                )
+            self._place.base(lesson.model)
+            self._place.check_room(NEEDED, "A lesson")
             lesson = self._store.save(replace(lesson, state="waiting", sentence=""))
             self._submit(lesson_id)
             return lesson
@@ -170,7 +157,7 @@ class Teaching:
             lesson = self._store.get(lesson_id)
             if lesson.state in ("waiting", "running"):
                 self._pausing |= {lesson_id}
-        self._worker.cancel(_job(lesson_id))
+        self._place.worker.cancel(_job(lesson_id))
         return self._store.get(lesson_id)
 
     def stop(self, lesson_id: str) -> Lesson:
@@ -235,7 +222,7 @@ class Teaching:
         lesson = self._store.get(lesson_id)
         if not lesson.adapter:
             raise NotFoundError("This lesson is not finished, so there is no adapter of it yet.")
-        return self._adapters.find(lesson.adapter)
+        return self._place.adapters.find(lesson.adapter)
 
     # ------------------------------------------------------------------ on the device thread
 
@@ -246,10 +233,10 @@ class Teaching:
 
         lesson = self._store.get(lesson_id)
         folder = self._run_folder(lesson_id)
-        with only_training(self._settings.data_dir, JOB):
+        with self._place.alone(JOB):
             yield StageProgress("load", 0, 1, None)
-            entry = self._base(lesson)
-            device, sha256 = self._settings.device, self._shelf.hash_of(entry)
+            entry = self._place.base(lesson.model)
+            device, sha256 = self._place.settings.device, self._place.models.hash_of(entry)
             model = load_base(entry.folder, entry.name, device, sha256)
             yield StageProgress("prepare", 0, len(lesson.pictures), None)
             examples = self._examples(lesson)
@@ -263,7 +250,7 @@ class Teaching:
                             break
             if lesson_id in self._stopping:
                 yield lora.conclude(model, examples, config, folder)
-            kept = self._adapters.add_trained(folder, lesson.name)
+            kept = self._place.adapters.add_trained(folder, lesson.name)
             self._store.save(replace(self._store.get(lesson_id), adapter=kept.sha256))
 
     def _examples(self, lesson: Lesson) -> list[Example]:
@@ -314,19 +301,13 @@ class Teaching:
         self._notices[lesson_id] = ()
         self._progress[lesson_id] = LessonProgress()
         job = partial(self._teach, lesson_id)
-        self._worker.submit(_job(lesson_id), job, priority=Priority.TRAINING)
+        self._place.worker.submit(_job(lesson_id), job, priority=Priority.TRAINING)
 
     def _editable(self, lesson_id: str) -> Lesson:
         lesson = self._store.get(lesson_id)
         if lesson.state != "draft":
             raise TrainingError(CHANGED)
         return lesson
-
-    def _base(self, lesson: Lesson) -> ModelEntry:
-        entry = self._shelf.entry(lesson.model)
-        if entry.problem:
-            raise ModelError(entry.problem)
-        return entry
 
     def _run_folder(self, lesson_id: str) -> Path:
         return self._store.folder(lesson_id) / "run"

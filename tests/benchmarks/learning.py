@@ -47,7 +47,7 @@ from studio.training.probes import LookPlan, draw_look, load_tools, probe
 from studio.training.reward import fit_reward
 from studio.training.rewards import Images, RewardFunction, known_reward, learned_reward
 from studio.training.rollout import TextFeatures
-from studio.training.run_folder import ALGORITHMS, PPO, FineTuneConfig
+from studio.training.run_folder import ALGORITHMS, NFT, FineTuneConfig
 from studio.training.simulated_rater import (
     SimulatedRater,
     Taste,
@@ -95,7 +95,7 @@ class Effort:
     folder: Path
     minutes: float = 0.0
     epochs: int = 0
-    algorithm: str = PPO
+    algorithm: str = NFT
     learning_rate: float = PpoConfig.learning_rate
     corpus: Path = Settings().training_dir / "corpus"  # what the judge compares with
 
@@ -351,7 +351,7 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--only", default="")
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default=PPO)
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default=NFT)
     parser.add_argument("--learning-rate", type=float, default=PpoConfig.learning_rate)
     parser.add_argument("--folder", type=Path, default=Settings().data_dir / "bench" / "learning")
     parser.add_argument("--corpus", type=Path, default=Effort.corpus)

@@ -8,38 +8,39 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from studio.core.errors import ModelError, NotFoundError, TrainingError
+from studio.core.errors import DiskFullError, ModelError, NotFoundError, TrainingError
 from studio.core.request import GenerationRequest
 from studio.core.run import Run
 from studio.core.settings import REPOSITORY, Settings
+from studio.services.finetuning import Finetuning
 from studio.services.ownership import TRAINING_LOCK
-from studio.services.run_plan import ALGORITHMS, KNOBS, REWARDS, make_config, parted
+from studio.services.run_plan import (
+    ALGORITHMS,
+    KNOBS,
+    REWARDS,
+    USUAL_ALGORITHM,
+    make_config,
+    parted,
+    written_out,
+)
 from studio.services.run_reward import readiness
 from studio.services.studio import Studio, open_studio
+from studio.services.training_place import TrainingPlace
 from studio.store.lock import FileLock
+from studio.store.runs import RunStore
 from studio.training.rewards import KNOWN
 from studio.training.run_folder import ALGORITHMS as OF_ENGINE
 from studio.training.run_folder import FineTuneConfig
 from tests.services.finetune_plan import PLAN
 from tests.services.rated import answer, file_pictures, gallery_campaign, next_pair, vote_many
 from tests.services.test_adapter_shelf import draw
-
-PATIENCE = 240.0  # seconds; a busy machine is slow, not wrong
-
-
-def until(look: Callable[[], bool]) -> None:
-    """Wait for a condition; the store is asked, not a clock."""
-    end = time.monotonic() + PATIENCE
-    while not look():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
+from tests.waiting import PATIENCE, until
 
 
 def ended(studio: Studio, run: Run) -> Run:
@@ -201,6 +202,16 @@ def test_a_second_run_at_once_is_refused_with_a_sentence(studio: Studio):
     assert len(studio.finetuning.all()) == 1
 
 
+def test_a_run_for_which_the_disk_has_no_room_is_refused_and_none_is_left_behind(studio: Studio):
+    place = TrainingPlace(
+        studio.settings, studio.worker, studio.models, studio.adapters, free=lambda _: 2**20
+    )
+    crowded = Finetuning(place, RunStore(studio.databases.own), studio.preference)
+    with pytest.raises(DiskFullError, match=r"A run needs about 256 MB .* Make room"):
+        crowded.start(PLAN)
+    assert studio.finetuning.all() == []
+
+
 def test_a_run_keeps_the_defaults_that_it_began_with(after: Studio):
     [run] = after.finetuning.all()
     assert {knob.name for knob in KNOBS} <= run.plan.settings.keys()
@@ -212,7 +223,7 @@ def test_the_command_line_s_training_in_the_same_folder_comes_first(studio: Stud
     assert lock.acquire("finetune")
     run = ended(studio, studio.finetuning.start(PLAN))
     lock.release()
-    assert (run.state, "Another training" in run.sentence) == ("failed", True)
+    assert (run.state, "is being trained in this data" in run.sentence) == ("failed", True)
     studio.finetuning.resume(run.id)
     assert ended(studio, run).state == "trained"
 
@@ -280,6 +291,9 @@ def test_votes_say_whether_there_is_enough_to_train_on(studio: Studio):
     vote_many(studio, campaign, 4)
     assert "Rate 6 more pairs" in readiness(preference, campaign.id).sentence
     vote_many(studio, campaign, 8)
+    preference.opinions.starred(studio.gallery.page(limit=1)[0])
+    assert "12 votes and 1 by star or rating show" in readiness(preference).sentence
+    assert readiness(preference).votes == preference.standing.votes(campaign.id) == 12
     few = readiness(preference, campaign.id)
     assert (few.possible, few.enough, "Rate 188 more" in few.sentence) == (True, False, True)
     learned = replace(PLAN, reward="", campaign=campaign.id)
@@ -325,5 +339,7 @@ def test_what_the_page_calls_defaults_are_the_engine_s():
         assert getattr(part, knob.name) == knob.default, knob.name
     assert tuple(ALGORITHMS) == tuple(OF_ENGINE)
     assert set(REWARDS) == set(KNOWN)
-    turned = make_config(parted(replace(PLAN, settings={"algorithm": "nft", "kl_weight": 0.5})))
-    assert (turned.algorithm, turned.ppo.kl_weight) == ("nft", 0.5)
+    turned = make_config(parted(replace(PLAN, settings={"algorithm": "ppo", "kl_weight": 0.5})))
+    assert (turned.algorithm, turned.ppo.kl_weight) == ("ppo", 0.5)
+    usual = replace(parted(replace(PLAN, settings={})), settings=written_out({}))
+    assert make_config(usual).algorithm == USUAL_ALGORITHM

@@ -13,9 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from studio.core.errors import ModelError, NotFoundError, TrainingError
+from studio.core.errors import DiskFullError, ModelError, NotFoundError, TrainingError
 from studio.core.lesson import Lesson
 from studio.services.studio import Studio, open_studio
+from studio.services.teaching import Teaching
+from studio.services.training_place import TrainingPlace
+from studio.store.lessons import LessonStore
 
 PATIENCE = 240  # seconds
 
@@ -200,6 +203,16 @@ def test_a_draft_is_kept_and_checked_only_when_it_begins(studio):
         assert again.teaching.get(lesson.id).state == "draft"
         again.teaching.remove_picture(lesson.id, picture.id)
         assert len(again.teaching.draft().pictures) == 2
+
+
+def test_a_lesson_for_which_the_disk_has_no_room_stays_a_draft(studio):
+    lesson = lesson_of(studio)
+    place = TrainingPlace(
+        studio.settings, studio.worker, studio.models, studio.adapters, free=lambda _: 2**20
+    )
+    with pytest.raises(DiskFullError, match=r"A lesson needs about 128 MB .* Make room"):
+        Teaching(place, LessonStore(studio.settings.data_dir)).start(lesson.id)
+    assert studio.teaching.get(lesson.id).state == "draft"
 
 
 def test_a_picture_that_cannot_be_taught_is_told_by_its_name(studio):
