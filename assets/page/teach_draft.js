@@ -90,6 +90,8 @@ export function draftPart(changed) {
     begin.disabled = true;
     why.hidden = true;
     try {
+      if (!draft) await changed(); // clicked before the studio has told anything
+      if (!draft) throw new Error("The studio has not answered yet; please try again.");
       await describe();
       await Promise.all([...grid.querySelectorAll("textarea")].map((text) => text.easelKeep?.()));
       const lesson = await tell(`/easel/teach/${draft.id}/start`);
