@@ -30,7 +30,7 @@ export function mountGallery(root) {
     search, sets, chips,
     bar: h("div", { class: "easel-gallery-bar" }, search, sets, toggle("starred", "★ Starred"), toggle("taste", "By your taste"), toggle("campaigns", "Drawn for campaigns"), toggle("deleted", "Bin"), h("span", { class: "easel-gap" }), h("span", { id: "easel-count", class: "easel-quiet" })),
     choice: h("div", { class: "easel-choice", hidden: true }),
-    grid: h("div", { class: "easel-grid", role: "group", "aria-label": "Pictures" }),
+    grid: h("div", { class: "easel-grid", role: "group", "aria-label": "Pictures of the gallery" }),
     end: h("div", { class: "easel-end" }),
   };
   root.replaceChildren(parts.bar, parts.choice, parts.grid, parts.end);

@@ -6,6 +6,7 @@ import { onState, lookNow, studio } from "./state.js";
 import { beforeAfter, family } from "./compare.js";
 import { onPictureChange, toolbar } from "./picture.js";
 import { keepBest } from "./taste.js";
+import { showPane } from "./tasks.js";
 import { openViewer } from "./viewer.js";
 
 const HISTORY = 48;
@@ -120,6 +121,7 @@ export const isBefore = () => showsBefore;
 
 export function toggleBefore() {
   showsBefore = !showsBefore;
+  if (showsBefore) showPane("result");
   shownSource = shownTools = "";
   render(studio.state);
 }

@@ -90,8 +90,9 @@ def _back(handlers: DrawingHandlers, form: Values) -> str:
     """Say what came back."""
     prompt = " ".join(str(form["prompt"] or "").split())
     words = [f"“{prompt[:59]}…”" if len(prompt) > 60 else f"“{prompt}”" if prompt else "no prompt"]
-    if form["panels"]:
-        words.append(f"{sum(map(bool, map(str.strip, form['prompt'].splitlines())))} panels")
+    panels = sum(map(bool, map(str.strip, str(form["prompt"] or "").splitlines())))
+    if form["panels"] and panels > 1:
+        words.append(f"{panels} panels")
     if preset := handlers.preset(form):
         words.append(f"style {preset.title}")
     if form["task"] in EDITS and form["source"]:

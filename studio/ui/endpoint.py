@@ -104,6 +104,7 @@ def inpaint_endpoint(studio: Studio) -> Callable[..., list[dict]]:
         mask_padding: int = 32,
         soft_inpainting: bool = False,
         extend: list[int] = (0, 0, 0, 0),
+        resampling: int = 1,
         steps: int = 20,
         guidance_scale: float = 3.0,
         sampler: str = "DDIM",
@@ -117,7 +118,9 @@ def inpaint_endpoint(studio: Studio) -> Callable[..., list[dict]]:
         """Repaint a picture where its mask is white and return one object a picture.
 
         `source` and `mask` are uploaded files or hashes; what the mask leaves out stays as it is,
-        byte for byte. `extend` grows the picture by pixels to the left, top, right and bottom.
+        byte for byte. `extend` grows the picture by pixels to the left, top, right and bottom; as
+        in the studio that is best with an empty prompt, `strength` 1, `eta` 1, `masked_content`
+        "fill" and a `resampling` of 10, which draws most steps ten times.
         """
         return _answer(studio, dict(locals()))
 

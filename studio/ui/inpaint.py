@@ -16,7 +16,8 @@ def mask_controls() -> dict[str, Component]:
     with gr.Column(elem_classes=["easel-of-inpaint", "easel-plain"], min_width=0):
         content = gr.Radio(
             choices=_capitalised(MASKED_CONTENTS), label=label("masked_content"),
-            info=hint("masked_content"), elem_classes=["easel-chips", "easel-field-masked_content"],
+            info=hint("masked_content"),
+            elem_classes=["easel-chips", "easel-field-masked_content", "easel-of-mask"],
         )  # fmt: skip
         area = gr.Radio(
             choices=_capitalised(INPAINT_AREAS), label=label("inpaint_area"),
@@ -29,9 +30,9 @@ def mask_controls() -> dict[str, Component]:
         )  # fmt: skip
         blur = gr.Slider(
             0, 64, step=1, label=label("mask_blur"), info=hint("mask_blur"),
-            elem_classes=["easel-field-mask_blur"],
+            elem_classes=["easel-field-mask_blur", "easel-of-mask"],
         )  # fmt: skip
-        with gr.Row(elem_classes=["easel-row"]):
+        with gr.Row(elem_classes=["easel-row", "easel-of-mask"]):
             invert = gr.Checkbox(
                 label=label("mask_invert"), info=hint("mask_invert"), min_width=90,
                 elem_id="easel-mask-invert",

@@ -19,7 +19,7 @@ def prompt_controls() -> tuple[dict[str, Component], gr.Accordion]:
     """Build the prompt and, folded while it is empty, the negative prompt."""
     prompt = gr.Textbox(
         label=label("prompt"),
-        lines=4,
+        lines=3,
         max_lines=14,
         placeholder="A subject and a style, for instance: old lighthouse, pencil sketch",
         elem_id="easel-prompt",

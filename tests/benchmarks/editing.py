@@ -6,7 +6,8 @@
   large source against that crop alone;
 * CPU time against diffusers' own pipelines on the same networks, in turn on one thread;
 * the peak of memory against text to image of the same size, each in a process of its own;
-* the step across an outpainting's seam against the steps beside it.
+* the step across an outpainting's seam against the steps beside it, how much of the new part is
+  something else than what stands at the edges, and what its resampling costs.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from studio.diffusion.edit import EditInputs
 from studio.diffusion.latents import picture_generators
 from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.diffusion.sampler import Drawn, sample
-from studio.services.editing import USUAL_STRENGTH
+from studio.ui.controls import EXTENSION
 from tests.benchmarks.measure import compare
 
 STEPS = 10
@@ -54,6 +55,7 @@ NAMED = "0" * 64  # a request names its pictures by hash; these are handed over 
 NEAR = 2  # pixels on each side of a seam that count as the seam itself
 BESIDE = 12  # pixels further out on each side, to which it is compared
 SMOOTH = 8  # pixels along a seam that an eye takes together
+UNLIKE = 48  # levels of 255, in one channel: more than shading
 MEGABYTE = 2**20
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,6 +81,7 @@ def main(folder: Path = STARTER_MODEL) -> list[dict]:
     torch.set_num_threads(1)
     bench = make_bench(folder)
     figures = (strength_flops, crop_flops, img2img_time, inpaint_time, peak_memory, seams)
+    figures += (extension_flops,)
     return [record for figure in figures for record in figure(bench)]
 
 
@@ -270,15 +273,14 @@ def _resident(name: str) -> int:
 
 
 def seams(bench: Bench) -> Iterator[dict]:
-    """The step across the seam of a 16:9 outpainting, against the steps on both sides of it."""
-    across, beside = [], []
+    """A 16:9 outpainting as the studio draws it: its seam, and second subjects in the new part."""
+    across, beside, strange = [], [], []
     for number, shown in enumerate(json.loads((SAMPLES / "samples.json").read_text())):
         source = _sample(shown["file"]).resize(bench.model.native_size)
         extend = extension_to_aspect(source.size, WIDE)
-        request = bench.request.with_changes(
-            prompt=shown["prompt"], seed=number, strength=USUAL_STRENGTH, extend=extend,
-        )  # fmt: skip
+        request = _extension(bench, extend, steps=20, seed=number)
         (drawn,) = bench.draw(request, source)
+        strange.append(_strange(drawn, source, extend))
         for column in (extend[0], drawn.width - extend[2]):
             at_seam, around = _steps(np.asarray(drawn, dtype=np.float32), column)
             across.append(at_seam)
@@ -291,6 +293,42 @@ def seams(bench: Bench) -> Iterator[dict]:
         "ratio": statistics.median(across) / statistics.median(beside),
         "n": len(across),
     }
+    yield {
+        "metric": "share of an outpainting's new part unlike the edge it continues, the worst",
+        "value": max(strange),
+        "unit": "share",
+        "median": statistics.median(strange),
+        "n": len(strange),
+    }
+
+
+def extension_flops(bench: Bench) -> Iterator[dict]:
+    """What the resampling of an extension costs, against a picture from text of that size."""
+    extend = (0, 0, bench.source.width, 0)
+    size = {"width": 2 * bench.source.width, "height": bench.source.height}
+    text = bench.request.with_changes(source="", strength=1.0, **size)
+    drawn = _operations(bench, lambda: bench.draw(text))
+    request = _extension(bench, extend)
+    extended = _operations(bench, lambda: bench.draw(request, bench.source))
+    yield _share(
+        "U-Net operations of an extension by its defaults", extended["unet"],
+        "text to image of that size, guided", drawn["unet"],
+    )  # fmt: skip
+
+
+def _extension(bench: Bench, extend: tuple[int, int, int, int], **changes) -> GenerationRequest:
+    """Return the request that the page makes when nothing is said of what lies around."""
+    by_default = {**EXTENSION, "prompt": "", "guidance_scale": 1.0, "extend": extend}
+    return bench.request.with_changes(**by_default, **changes)
+
+
+def _strange(drawn: Image.Image, source: Image.Image, extend: tuple[int, int, int, int]) -> float:
+    """Return the share of new pixels that differ from the source's nearest edge, by UNLIKE."""
+    left, top, right, bottom = extend
+    edges = np.pad(np.asarray(source, int), ((top, bottom), (left, right), (0, 0)), mode="edge")
+    new = np.ones(edges.shape[:2], bool)
+    new[top : top + source.height, left : left + source.width] = False
+    return float((np.abs(np.asarray(drawn, int) - edges).max(axis=2) > UNLIKE)[new].mean())
 
 
 def _steps(pixels: np.ndarray, column: int) -> tuple[float, float]:

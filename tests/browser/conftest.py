@@ -92,6 +92,7 @@ def visit(context: BrowserContext, studio: Served, complaints: Complaints) -> Ca
     def opened() -> Page:
         page = context.new_page()
         complaints.watch(page)
+        studio.ask("/easel/kept/gallery", "POST", body={"values": {}})  # no journey's search stays
         page.goto(studio.url)
         page.wait_for_selector("html.easel-ready", state="attached")
         page.get_by_role("tab", name="Text to image").click()  # a page opens where it was left

@@ -145,6 +145,19 @@ def test_a_stroke_is_saved_within_five_seconds_and_survives_a_reload(visit: Visi
     assert (pixels(mask_file(page), "L") == painted).all()
 
 
+def test_a_long_stroke_is_saved_while_it_goes_on(visit: Visit):
+    page = visit()
+    open_source(page, "Inpaint", scene(64, 64, seed=15))
+    box = canvas(page).bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    with page.expect_response(re.compile("/easel/draft/mask-")) as answer:
+        page.mouse.down()
+        page.mouse.move(x + 40, y, steps=5)  # and the brush stays down
+    assert answer.value.status == 200
+    page.mouse.up()
+
+
 def test_a_page_closed_right_after_a_stroke_still_keeps_it(visit: Visit):
     page = visit()
     open_source(page, "Inpaint", scene(64, 64, seed=2))
@@ -236,6 +249,14 @@ def test_send_to_inpaint_takes_the_settings_and_shows_the_lineage(visit: Visit, 
     expect(canvas(page)).to_be_visible()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("lighthouse to be sent")
     expect(page.locator(".easel-origin")).to_contain_text("64 × 64 px")
+    page.locator("#easel-toast").get_by_role("button", name="Undo").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("something else")
+    expect(page.get_by_role("tab", name="Text to image")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#easel-toast")).to_contain_text("Back: “something else”")
+    page.locator("#easel-earlier summary").click()
+    page.locator("#easel-earlier").get_by_role("button", name="lighthouse to be sent").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("lighthouse to be sent")
+    expect(canvas(page)).to_be_visible()
     stroke(page)
     drawn(page)
     edit = newest(studio)["edit"]
@@ -259,6 +280,9 @@ def test_before_and_after_slide_over_each_other(visit: Visit, studio: Served):
     assert slider.evaluate("e => e.style.getPropertyValue('--cut')") == "0%"
     slider.get_by_role("slider", name="Before and after").press("End")
     assert slider.evaluate("e => e.style.getPropertyValue('--cut')") == "100%"
+    page.locator("#easel-stage").click(position={"x": 1, "y": 1})
+    page.keyboard.press("Escape")
+    expect(slider).to_have_count(0)
 
 
 def test_any_two_pictures_are_compared_with_what_differs(visit: Visit):
@@ -309,15 +333,22 @@ def test_colours_painted_over_the_source_are_drawn_from(visit: Visit, studio: Se
 def test_a_square_grows_to_a_wide_frame_and_stays_itself(visit: Visit, studio: Served):
     page, source = visit(), scene(64, 64, seed=8)
     open_source(page, "Inpaint", source)
-    if not page.get_by_text("16:9", exact=True).locator("visible=true").count():
-        page.get_by_role("button", name="Extend the picture (outpainting)").click()
+    page.locator("#easel-panes").get_by_role("button", name="Result").click()
+    page.get_by_role("button", name="Extend the picture (outpainting)").click()
+    expect(canvas(page)).to_be_visible()  # the source, where the frame is seen
     page.locator("#easel-extend").get_by_text("16:9", exact=True).click()
     expect(page.locator("#easel-extend-left input")).to_have_value("24")
     expect(page.locator(".easel-desk.mask .easel-extension")).to_be_visible()
+    expect(page.locator(".easel-extending")).to_contain_text("prompt does not take part")
+    page.reload()
+    expect(page.locator(".easel-desk.mask .easel-extension")).to_be_visible()
+    expect(page.locator("#easel-extend-right input")).to_have_value("26")
     drawn(page)
     after = result(studio)
     assert after.shape[:2] == (64, 114)
     assert (after[:, 24:88] == pixels(source)).all()
+    page.get_by_role("button", name="Do not extend").click()
+    expect(page.locator("#easel-extend-left input")).to_have_value("0")
 
 
 @pytest.mark.parametrize(("kind", "target"), [("paste", "body"), ("drop", "#easel-editor")])

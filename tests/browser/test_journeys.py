@@ -85,9 +85,15 @@ def test_typed_words_survive_a_reload(visit: Visit):
 def test_the_gallery_searches_stars_bins_and_brings_back(visit: Visit):
     page = visit()
     draw(page, "unicorn at dusk")
-    page.get_by_role("tab", name="Gallery").click()
-    page.get_by_label("Search prompts").fill("unicorn")
+    with page.expect_response(re.compile("/gradio_api/")):  # which tab is open is kept
+        page.get_by_role("tab", name="Gallery").click()
+    with page.expect_response(re.compile("/easel/kept/gallery")):
+        page.get_by_label("Search prompts").fill("unicorn")
     cards = page.locator(".easel-card")
+    expect(cards).to_have_count(1)
+    page.reload()
+    expect(page.get_by_role("tab", name="Gallery")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_label("Search prompts")).to_have_value("unicorn")
     expect(cards).to_have_count(1)
     cards.locator(".easel-card-picture").click()
     page.keyboard.press("s")
@@ -192,7 +198,8 @@ def test_the_gallery_narrows_to_one_set_of_panels(visit: Visit):
     drawn(page)
     page.get_by_role("tab", name="Gallery").click()
     page.get_by_label("Set of panels").select_option(label="Scene 4, rooftop (2)")
-    expect(page.locator(".easel-card-words")).to_have_text(["a bridge", "a lantern"])
+    expect(page.locator(".easel-card-words")).to_have_text(["a lantern", "a bridge"])
+    expect(page.locator(".easel-card-panel")).to_have_text(["1", "2"])
     page.get_by_label("Set of panels").select_option(label="All sets")
     expect(page.locator(".easel-card").nth(2)).to_be_visible()
 

@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from studio.core.request import SAMPLERS, GenerationRequest
-from studio.core.settings import STARTER_MODEL
+from studio.core.settings import ASSETS, STARTER_MODEL
+from studio.diffusion.edit import EditInputs
 from studio.diffusion.model import load_model
 from studio.diffusion.sampler import Drawn, sample
+from studio.ui.controls import EXTENSION
 from tests.diffusion.test_sampler import (
     latents_by_diffusers,
     latents_by_our_loop,
@@ -52,6 +55,25 @@ def test_automatic_dtype_draws_what_fp32_draws(starter, request_for):
     request = request_for.with_changes(steps=20)
     automatic = load_model(STARTER_MODEL, "starter", device="cpu", sha256=starter.sha256)
     assert decibels(pictures(sample(starter, request)), pictures(sample(automatic, request))) >= 35
+
+
+def test_an_extended_picture_has_no_seam_and_no_second_subject(starter):
+    source = Image.open(ASSETS / "samples" / "robot.png").convert("RGB")
+    plain = GenerationRequest(
+        "robot, 3d render", source="a" * 64, extend=(0, 0, 64, 0), seed=3, masked_content="fill"
+    )
+    by_default = {**EXTENSION, "prompt": "", "guidance_scale": 1.0}
+    strange, steps = [], []
+    for request in (plain, plain.with_changes(**by_default)):
+        (picture,) = pictures(sample(starter, request, inputs=EditInputs(source, None, None)))
+        after, before = (np.asarray(each, int) for each in (picture, source))
+        assert (after[:, :128] == before).all()
+        away = np.abs(after[:, 128:] - before[:, -1:]).max(axis=2)  # from the source's right edge
+        strange.append((away > 48).mean())
+        steps.append(np.abs(after[:, 128] - after[:, 127]).mean())
+    assert strange[0] > 0.1  # the prompt alone puts another robot there
+    assert strange[1] < 0.02
+    assert steps[1] < np.abs(np.diff(np.asarray(source, int), axis=1)).mean()
 
 
 @pytest.mark.parametrize("sampler", [s for s in SAMPLERS if s not in ("DDIM", "Euler a")])

@@ -159,3 +159,45 @@ def test_a_set_reads_in_the_order_of_its_panels(
     assert [(picture["panel"], picture["prompt"]) for picture in shown] == [
         (number, line) for number, line in enumerate(LINES.splitlines(), start=1)
     ]
+
+
+def test_an_extension_is_drawn_from_noise_by_words_of_its_own_and_the_mask_waits(
+    handlers: DrawingHandlers, studio: Studio, form: Form
+):
+    source = studio.sources.add(Image.new("RGB", (64, 64), "green"))
+    painted(studio, source)
+    edit = form | {"task": "inpaint", "source": source, "extend_right": 64, "preset": "ink"}
+    drawn(studio, handlers, edit)
+    first = studio.gallery.page()[0]
+    request = first.request
+    assert (request.prompt, request.mask, request.extend) == ("", "", (0, 0, 64, 0))
+    assert (request.strength, request.masked_content, request.resampling) == (1, "fill", 10)
+    assert (request.sampler, request.eta, request.guidance_scale) == ("DDIM", 1, 1)
+    both = edit | {"extend_mask": True, "extend_prompt": "snowy hills"}
+    picture = drawn(studio, handlers, both)
+    request = studio.gallery.get(picture).request
+    assert request.prompt.startswith("snowy hills, ")  # in the style's words
+    assert request.guidance_scale == form["guidance_scale"]
+    assert studio.sources.image(request.mask).getextrema() == (255, 255)
+    # Re-used on a form that was left meanwhile, it is drawn again as it was.
+    later = form | {"prompt": "a list of panels", "strength": 0.4}
+    reused = run_command(handlers, event(what="reuse", picture=first.id), later)
+    kept = handlers.kept.load()
+    assert (kept["prompt"], kept["strength"], kept["extend_right"]) == ("a list of panels", 0.4, 64)
+    assert said(handlers, reused)["source"]["sha256"] == source
+    again = drawn(studio, handlers, kept)
+    assert studio.gallery.get(again).sha256 == first.sha256
+
+
+def test_the_tokens_of_panels_are_those_of_the_longest_line(
+    handlers: DrawingHandlers, studio: Studio, form: Form
+):
+    drawn(studio, handlers, form)  # loads the model
+    lines = "a\na red apple on a table\na b"
+    counted = {
+        name: said(handlers, handlers.remember(**(form | {"prompt": lines} | changes)))["tokens"]
+        for name, changes in (("panels", {"panels": True}), ("together", {}))
+    }
+    line = said(handlers, handlers.remember(**(form | {"prompt": lines.splitlines()[1]})))
+    assert counted["panels"]["used"] == line["tokens"]["used"] < counted["together"]["used"]
+    assert [counted[name]["longest"] for name in counted] == [True, False]
