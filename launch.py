@@ -140,7 +140,7 @@ def make_parser() -> Parser:
     for name, words in (("votes", "what people preferred"), ("finetune", "learn from the votes")):
         commands.add_parser(name, help=words, parents=[common], add_help=False)
     train = commands.add_parser("train", help="the training recipe", parents=[common])
-    stages = ("corpus", "autoencoder", "clip", "unet", "starter", "all", "judge", "lora")
+    stages = ("corpus", "autoencoder", "clip", "unet", "starter", "card", "all", "judge", "lora")
     words = "which stage, or lora for your own style; further flags go to it"
     train.add_argument("stage", choices=stages, help=words)
     commands.add_parser("test", help="run the tests; takes pytest's flags", parents=[common])

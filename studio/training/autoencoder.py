@@ -3,7 +3,9 @@
 Factor f = 8 and 4 channels as in Stable Diffusion (Rombach et al. 2022, section 3.1): 48 numbers
 of a picture become one. Loss: L1 + squared error + L1 of the finite differences (edges) + L1 of
 8 x 8 means (colours), plus the Kullback-Leibler divergence of the latents to N(0, 1) with a small
-weight.
+weight. Optionally a perceptual term: the distance of early feature maps of EfficientNet-Lite0
+(Zhang et al. 2018, without learned weights). The judge looks with the last maps of the same
+network, so a model that was trained with this term is not judged by a stranger; its card says so.
 
 After training the latents are brought to zero mean and unit variance per channel by folding the
 affine map into the 1 x 1 convolutions on both sides, so `scaling_factor` is 1 and stock pipelines
@@ -23,10 +25,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from studio.core.events import Event, StageArtifact, StageProgress
-from studio.training.corpus import Corpus, starter_subjects
+from studio.training.corpus import Corpus, drawn_rows
+from studio.training.efficientnet import EfficientNetLite0, load_shipped_network
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
-from studio.training.sources import DRAWN_STYLES
+from studio.training.scenes import paint_bank
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,11 @@ class AutoencoderConfig:
     kl_weight: float = 5e-5  # on the divergence of a picture, summed over its 1,024 latents, nats
     edge_weight: float = 1.0  # of the finite-difference term
     colour_weight: float = 2.0  # of the term on 8 x 8 means
-    drawn_share: float = 0.6  # of a batch from the subjects and styles that the model draws
+    perceptual_weight: float = 0.0  # of the term on feature maps; costs about as much as encoding
+    everything: bool = False  # the model draws all of the corpus, not the small model's subjects
+    drawn_share: float = 0.5  # of a batch from what the model draws
+    scenes: int = 600  # painted once: skies, grounds and small things
+    scene_share: float = 0.25  # of a batch
     bf16: bool = True  # autocast; measured twice as fast as fp32 on CPUs with avx512_bf16
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=4900, learning_rate=1e-3, checkpoint_every=200)
@@ -68,10 +75,20 @@ def compression(picture: tuple[int, ...], latents: tuple[int, ...]) -> float:
     return float(np.prod(picture) / np.prod(latents))
 
 
-def to_tensor(pictures: np.ndarray) -> Tensor:
-    """Pictures (B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1]."""
-    floats = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
-    return floats.contiguous() / 127.5 - 1
+def to_tensor(pictures: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """Pictures (B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1]; widened on the device."""
+    levels = torch.from_numpy(np.ascontiguousarray(pictures)).to(device)
+    return levels.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
+
+
+def perceptual_distance(network: EfficientNetLite0, decoded: Tensor, pictures: Tensor) -> Tensor:
+    """Mean squared difference of four early maps, each of unit length along its channels.
+
+    decoded, pictures: (B, 3, H, W) in [-1, 1], which is about what the network was trained on.
+    """
+    maps = zip(network.stages(decoded), network.stages(pictures), range(4), strict=False)
+    normalise = nn.functional.normalize
+    return sum((normalise(a) - normalise(b)).square().sum(dim=1).mean() for a, b, _ in maps) / 4
 
 
 def reconstruction_loss(
@@ -96,17 +113,18 @@ def train(
     """Train the autoencoder and save it, normalised, as a diffusers folder `folder/vae`."""
     torch.manual_seed(config.loop.seed)
     vae = build_autoencoder(config).to(hardware.device)
-    drawn = corpus.rows(frozenset(starter_subjects()), DRAWN_STYLES)
+    drawn = drawn_rows(corpus, config.everything)
+    material = gather_material(corpus, config, hardware)
 
     def loss_at(step: int) -> tuple[Tensor, Metrics]:
-        return step_loss(vae, corpus, config, drawn, step, hardware)
+        return step_loss(vae, material, config, step, hardware)
 
     for event in optimize("autoencoder", vae, loss_at, config.loop, folder, hardware.team):
         yield event
         if isinstance(event, StageArtifact):
             sheet = reconstruction_sheet(vae, corpus, drawn, folder)
             yield StageArtifact("autoencoder", str(sheet))
-    latents = encode(vae, corpus.pictures[drawn])
+    latents = encode(vae, corpus.pictures[drawn[:: max(len(drawn) // 4000, 1)]])
     fold_normalisation(vae, latents)
     if hardware.team.leads:
         vae.save_pretrained(folder / "vae")
@@ -116,39 +134,77 @@ def train(
     yield StageProgress("autoencoder", config.loop.steps, config.loop.steps, 0.0, figures)
 
 
+@dataclass(frozen=True)
+class Material:
+    """What the batches are drawn from."""
+
+    pictures: np.ndarray  # (N, S, S, 3) uint8, the whole corpus
+    drawn: np.ndarray  # rows of what the model draws
+    others: np.ndarray  # rows of all that may be trained on
+    scenes: np.ndarray  # (M, S, S, 3) uint8
+    network: EfficientNetLite0 | None  # for the perceptual term
+
+
+def gather_material(
+    corpus: Corpus, config: AutoencoderConfig, hardware: Hardware = PLAIN
+) -> Material:
+    """Paint the scenes and load the network that the perceptual term needs."""
+    side, count = corpus.pictures.shape[1], config.scenes if config.scene_share else 0
+    bank = paint_bank(corpus, corpus.training_rows, (side, side), count, config.loop.seed)
+    network = load_shipped_network(hardware.device) if config.perceptual_weight else None
+    drawn = drawn_rows(corpus, config.everything)
+    return Material(corpus.pictures, drawn, corpus.training_rows, bank.pictures, network)
+
+
+def draw_batch(material: Material, config: AutoencoderConfig, step: int) -> np.ndarray:
+    """Draw the pictures (B, S, S, 3) uint8 of one step."""
+    choose = step_generator(config.loop.seed, step)
+    painted = round(config.scene_share * config.batch_size)
+    own = min(round(config.drawn_share * config.batch_size), config.batch_size - painted)
+    rows = np.concatenate(
+        (
+            choose.choice(material.drawn, own),
+            choose.choice(material.others, config.batch_size - own - painted),
+        )
+    )
+    scenes = material.scenes[choose.integers(len(material.scenes), size=painted)]
+    return np.concatenate([material.pictures[np.sort(rows)], scenes])
+
+
 def step_loss(
     vae: nn.Module,
-    corpus: Corpus,
+    material: Material,
     config: AutoencoderConfig,
-    drawn: np.ndarray,
     step: int,
     hardware: Hardware = PLAIN,
 ) -> tuple[Tensor, Metrics]:
-    """Loss () and metrics of one step, `drawn` being the rows of what the model draws.
+    """Loss () and metrics of one step.
 
     In a team both are of this process's part of the batch, and the parts add up to the whole.
     """
-    choose = step_generator(config.loop.seed, step)
-    in_batch = round(config.drawn_share * config.batch_size)
-    everything = (
-        choose.choice(drawn, in_batch),
-        choose.choice(len(corpus.entries), config.batch_size - in_batch),
-    )
-    rows = np.sort(np.concatenate(everything))
+    team, device = hardware.team, hardware.device
+    batch = draw_batch(material, config, step)
     factor = 2 ** (len(config.channels) - 1)
-    shape = (len(rows), 4, *(side // factor for side in corpus.pictures.shape[1:3]))
-    noise = torch.randn(shape, generator=torch_generator(config.loop.seed, step))
-    share = len(hardware.team.part(rows)) / len(rows)
-    pictures = to_tensor(corpus.pictures[hardware.team.part(rows)]).to(hardware.device)
-    with torch.autocast(hardware.device.type, torch.bfloat16, enabled=config.bf16):
+    shape = (len(batch), 4, *(side // factor for side in batch.shape[1:3]))
+    noise = torch.randn(
+        shape, generator=torch_generator(config.loop.seed, step, device), device=device
+    )
+    pictures = to_tensor(team.part(batch), device)
+    share = len(pictures) / len(batch)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
         posterior = vae.encode(pictures).latent_dist
-        latents = posterior.mean + posterior.std * hardware.team.part(noise).to(hardware.device)
+        latents = posterior.mean + posterior.std * team.part(noise)
         decoded = vae.decode(latents).sample
     kl = posterior.kl().mean()
     rebuilt = reconstruction_loss(
         decoded.float(), pictures, config.edge_weight, config.colour_weight
     )
     metrics = {"reconstruction": rebuilt.detach() * share, "kl": kl.detach() * share}
+    if material.network is not None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            far = perceptual_distance(material.network, decoded.float(), pictures)
+        metrics["perceptual"] = far.detach() * share
+        rebuilt = rebuilt + config.perceptual_weight * far.float()
     return (rebuilt + config.kl_weight * kl) * share, metrics
 
 
@@ -156,7 +212,7 @@ def step_loss(
 def encode(vae: AutoencoderKL, pictures: np.ndarray, batch_size: int = 32) -> Tensor:
     """Encode pictures (N, H, W, 3) uint8 to the means of their latents (N, 4, H/8, W/8)."""
     parts = [
-        vae.encode(to_tensor(pictures[i : i + batch_size]).to(vae.device)).latent_dist.mean.cpu()
+        vae.encode(to_tensor(pictures[i : i + batch_size], vae.device)).latent_dist.mean.cpu()
         for i in range(0, len(pictures), batch_size)
     ]
     return torch.cat(parts)

@@ -1,281 +1,167 @@
 """Stage 3, the CLIP pair: a text tower and a vision tower that agree on what a caption shows.
 
-Radford et al. 2021, section 2: both towers are projected to one space; in a batch of N pairs the
-N matching cosine similarities are raised and the N^2 - N others lowered by a symmetric cross
-entropy, with a learned temperature. The text tower's last hidden states condition the U-Net by
-cross-attention, as in Stable Diffusion; the vision tower ships too, for rewards learned later.
-
-The tokenizer is our own byte-pair encoding in CLIP's file format, so `CLIPTokenizer` reads it.
+Beside the corpus' pictures a batch holds composed scenes (`scenes.py`), each with a sibling that
+differs in one thing, so that places, sizes, numbers and colours are what tells the two apart. And
+the text tower is distilled from a sentence encoder (Hinton et al. 2015, here by cosine): linear
+maps of its hidden states must give the encoder's vector of a word or label, so that words which no
+caption holds come to lie near those that mean the same. The U-Net reads these hidden states.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPTokenizer
 
 from studio.core.events import Event, StageProgress
-from studio.training.corpus import Corpus, Entry
+from studio.training.captions import caption
+from studio.training.clip_check import check
+from studio.training.corpus import Corpus
 from studio.training.hardware import PLAIN, Hardware
-from studio.training.loop import LoopConfig, Metrics, optimize, step_generator
-
-IMAGE_MEAN = (0.5, 0.5, 0.5)
-IMAGE_STD = (0.5, 0.5, 0.5)
-# How CLIP's tokenizer cuts text into words before it merges bytes.
-WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-MAX_TOKENS = 77  # start, 75 of the prompt, end
-
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """Size of the two towers and of their training."""
-
-    width: int = 256  # of the hidden states, also what the U-Net's cross-attention reads
-    layers: int = 4
-    heads: int = 4
-    projection: int = 128  # of the shared space
-    vocabulary: int = 4096  # tokens at most
-    patch: int = 16  # pixels
-    picture_size: int = 128  # pixels the vision tower sees
-    batch_size: int = 96  # pairs; each is every other's negative
-    temperature: float = 14.0  # initial logit scale, 1 / 0.07
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(
-            steps=360, learning_rate=8e-4, weight_decay=0.05, checkpoint_every=180
-        )
-    )
-
-
-class ClipPair(nn.Module):
-    """Both towers with their projections and the logit scale."""
-
-    def __init__(self, config: ClipConfig, vocabulary: int, end_token: int) -> None:
-        super().__init__()
-        self.text = CLIPTextModelWithProjection(
-            CLIPTextConfig(
-                vocab_size=vocabulary,
-                hidden_size=config.width,
-                intermediate_size=4 * config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                max_position_embeddings=MAX_TOKENS,
-                projection_dim=config.projection,
-                hidden_act="quick_gelu",
-                bos_token_id=end_token - 1,
-                eos_token_id=end_token,
-                pad_token_id=end_token,
-            )
-        )
-        self.vision = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=config.width,
-                intermediate_size=4 * config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                image_size=config.picture_size,
-                patch_size=config.patch,
-                projection_dim=config.projection,
-                hidden_act="quick_gelu",
-            )
-        )
-        self.logit_scale = nn.Parameter(torch.tensor(config.temperature).log())
-
-    def forward(self, token_ids: Tensor, pictures: Tensor) -> Tensor:
-        """Token ids (B, L) and pictures (B, 3, S, S) -> cosine similarities x scale (B, B)."""
-        text = nn.functional.normalize(self.text(token_ids).text_embeds, dim=-1)
-        vision = nn.functional.normalize(self.vision(pictures).image_embeds, dim=-1)
-        return self.logit_scale.exp().clamp(max=100) * text @ vision.T
-
-
-def contrastive_loss(logits: Tensor, same: Tensor | None = None) -> Tensor:
-    """Symmetric cross entropy over logits (B, B); the diagonal holds the matching pairs.
-
-    `same` (B, B) marks other pairs that match as well (one subject and style twice in a batch);
-    they are left out of the negatives.
-    """
-    if same is not None:
-        others = same & ~torch.eye(len(same), dtype=torch.bool)
-        logits = logits.masked_fill(others, float("-inf"))
-    target = torch.arange(len(logits))
-    rows = nn.functional.cross_entropy(logits, target)
-    columns = nn.functional.cross_entropy(logits.T, target)
-    return (rows + columns) / 2
-
-
-def caption(entry: Entry, choose: np.random.Generator) -> str:
-    """Make a caption: 'label, style', or with up to three tags between, in random order."""
-    tags = [t for t in entry.tags if t not in entry.subject]
-    if not tags or choose.random() < 0.5:
-        return f"{entry.subject}, {entry.style}"
-    picked = choose.permutation(tags)[:3]
-    return f"{entry.subject}, {', '.join(picked)}, {entry.style}"
-
-
-def train_tokenizer(corpus: Corpus, config: ClipConfig, folder: Path) -> CLIPTokenizer:
-    """Learn byte-pair merges from the corpus' words and save them in CLIP's format.
-
-    Sennrich et al. 2016: start from bytes (the last of a word marked `</w>`), merge the most
-    frequent neighbours again and again. Every byte stays in the vocabulary, so any text in any
-    script can be encoded.
-    """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(a + "</w>" for a in alphabet)]
-    texts = (f"{e.subject}, {', '.join(e.tags)}, {e.style}" for e in corpus.entries)
-    merges = _merges(texts, config.vocabulary - len(tokens) - 2)
-    tokens = list(dict.fromkeys([*tokens, *(left + right for left, right in merges)]))
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    target = folder / "tokenizer"
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "vocab.json").write_text(
-        json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False), encoding="utf-8"
-    )
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (target / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tokenizer = CLIPTokenizer(
-        str(target / "vocab.json"), str(target / "merges.txt"), model_max_length=MAX_TOKENS
-    )
-    tokenizer.save_pretrained(target)
-    return tokenizer
+from studio.training.loop import Metrics, optimize, step_generator
+from studio.training.scenes import SceneBank, paint_bank
+from studio.training.towers import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    ClipConfig,
+    ClipPair,
+    contrastive_loss,
+    distillation_loss,
+    normalise,
+    tokenize,
+    train_tokenizer,
+)
+from studio.training.words import WordBank
 
 
 def train(
-    corpus: Corpus, config: ClipConfig, folder: Path, hardware: Hardware = PLAIN
+    corpus: Corpus,
+    words: WordBank,
+    config: ClipConfig,
+    folder: Path,
+    hardware: Hardware = PLAIN,
 ) -> Iterator[Event]:
-    """Train both towers on the whole corpus; save `text_with_projection`, `image_encoder`.
+    """Train both towers on all that is not held out; save `text_with_projection`, `image_encoder`.
 
     Every picture is compared with every caption of the batch, so a team does not part it: each
     process computes all of it.
     """
     torch.manual_seed(config.loop.seed)
-    team = hardware.team
-    if team.leads:
-        train_tokenizer(corpus, config, folder)
+    team, device = hardware.team, hardware.device
+    side = corpus.pictures.shape[1]
+    bank = paint_bank(corpus, corpus.training_rows, (side, side), config.scenes, config.loop.seed)
+    if team.leads and not (folder / "tokenizer" / "merges.txt").exists():
+        # A run that is resumed reads with the tokenizer that it began with: of merges that are
+        # equally frequent, either may come first.
+        train_tokenizer(_texts(corpus, bank, words), config, folder)
     team.wait()
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    pair = ClipPair(config, len(tokenizer), tokenizer.eos_token_id).to(hardware.device)
-    subjects = {s: i for i, s in enumerate(sorted({e.subject for e in corpus.entries}))}
-    subject_of = torch.tensor([subjects[e.subject] for e in corpus.entries])
+    pair = ClipPair(config, len(tokenizer), tokenizer.eos_token_id, words.vectors.shape[1])
+    pair = pair.to(device)
+    taught = np.flatnonzero(~words.held_out)
 
     def loss_at(step: int) -> tuple[Tensor, Metrics]:
         choose = step_generator(config.loop.seed, step)
-        rows = np.sort(choose.choice(len(corpus.entries), config.batch_size, replace=False))
-        captions = [caption(corpus.entries[r], choose) for r in rows]
-        ids = tokenize(tokenizer, captions, trim=True).to(hardware.device)
-        pictures = _augment(corpus.pictures[rows], choose).to(hardware.device)
-        styles = [corpus.entries[r].style for r in rows]
-        same = subject_of[rows][:, None] == subject_of[rows][None, :]
-        same &= torch.tensor([[a == b for b in styles] for a in styles])
-        with torch.autocast(hardware.device.type, torch.bfloat16):
-            logits = pair(ids, pictures)
-        loss = contrastive_loss(logits.float(), same.to(hardware.device))
-        right = (logits.argmax(dim=1).cpu() == torch.arange(len(rows))).float().mean()
-        metrics = {"caption_finds_picture": right, "scale": pair.logit_scale.detach().exp()}
+        pictures, captions = draw_batch(corpus, bank, config, choose)
+        ids = tokenize(tokenizer, captions, trim=True).to(device)
+        lesson = choose.choice(taught, min(config.words, len(taught)), replace=False)
+        word_ids = tokenize(tokenizer, [words.words[i] for i in lesson], trim=True).to(device)
+        same = _alike(captions).to(device)
+        seen = _augment(torch.from_numpy(pictures).to(device), choose)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = pair(ids, seen)
+            distilled = distillation_loss(pair, word_ids, words.vectors[lesson].to(device))
+        contrast = contrastive_loss(logits.float(), same)
+        target = torch.arange(len(captions), device=device)
+        metrics = {
+            "contrast": contrast.detach(),
+            "distillation": distilled.detach(),
+            "caption_finds_picture": (logits.argmax(dim=1) == target).float().mean(),
+            "scale": pair.logit_scale.detach().exp(),
+        }
+        loss = contrast + config.distillation * distilled
         return loss / team.count, {name: value / team.count for name, value in metrics.items()}
 
     yield from optimize("clip", pair, loss_at, config.loop, folder, team)
-    figures = retrieval(pair, tokenizer, corpus)
     if team.leads:
         _save(pair, config, folder)
     team.wait()
+    figures = check(pair, tokenizer, corpus, words, config.checked)
     yield StageProgress("clip", config.loop.steps, config.loop.steps, 0.0, figures)
 
 
-def tokenize(tokenizer: CLIPTokenizer, captions: list[str], *, trim: bool = False) -> Tensor:
-    """Captions to token ids (B, 77), cut and padded; `trim` drops the columns no caption uses."""
-    ids = tokenizer(
-        captions,
-        padding="longest" if trim else "max_length",
-        max_length=MAX_TOKENS,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-    return ids
+def draw_batch(
+    corpus: Corpus, bank: SceneBank, config: ClipConfig, choose: np.random.Generator
+) -> tuple[np.ndarray, list[str]]:
+    """Draw pictures (B, S, S, 3) uint8 and their captions: of the corpus, and pairs of scenes."""
+    pairs = min(round(config.scene_share * config.batch_size / 2), len(bank.captions) // 2)
+    rows = corpus.training_rows
+    single = config.batch_size - 2 * pairs
+    picked = np.sort(choose.choice(rows, single, replace=len(rows) < single))
+    entries = [corpus.entries[row] for row in picked]
+    captions = [caption(e.subject, e.tags, e.style, choose) for e in entries]
+    numbers = choose.choice(len(bank.captions) // 2, pairs, replace=False)
+    scenes = np.stack([2 * numbers, 2 * numbers + 1], axis=1).ravel()
+    captions += [bank.captions[number] for number in scenes]
+    return np.concatenate([corpus.pictures[picked], bank.pictures[scenes]]), captions
 
 
-@torch.inference_mode()
-def retrieval(pair: ClipPair, tokenizer: CLIPTokenizer, corpus: Corpus) -> dict[str, float]:
-    """Share of 1,000 corpus pictures that their caption finds first and in the first five."""
-    count = len(corpus.entries)
-    rows = np.linspace(0, count - 1, min(count, 1000)).astype(int)
-    captions = [f"{corpus.entries[r].subject}, {corpus.entries[r].style}" for r in rows]
-    device = pair.logit_scale.device
-    ids = tokenize(tokenizer, captions, trim=True).to(device)
-    logits = pair(ids, normalise(np.asarray(corpus.pictures[rows])).to(device)).cpu()
-    order = logits.argsort(dim=1, descending=True)[:, :5]
-    target = torch.arange(len(rows))[:, None]
-    hits = order == target
-    return {
-        "first_1": hits[:, :1].any(dim=1).float().mean().item(),
-        "first_5": hits.any(dim=1).float().mean().item(),
-    }
+def _alike(captions: list[str]) -> Tensor:
+    """Which captions are the same, (B, B) bool: such a pair is no negative."""
+    numbers = torch.from_numpy(np.unique(captions, return_inverse=True)[1])
+    return numbers[:, None] == numbers
 
 
-def normalise(pictures: np.ndarray) -> Tensor:
-    """Pictures (B, S, S, 3) uint8 -> what the vision tower reads, (B, 3, S, S)."""
-    floats = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
-    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
-    return (floats - mean[:, None, None]) / std[:, None, None]
+def _texts(corpus: Corpus, bank: SceneBank, words: WordBank) -> Iterator[str]:
+    """Yield what the tokenizer is made for: captions, scenes, and the words to be learned."""
+    for row in corpus.training_rows:
+        entry = corpus.entries[row]
+        yield f"{entry.subject}, {', '.join(entry.tags)}, {entry.style}"
+    yield from bank.captions
+    yield from (w for w, held in zip(words.words, words.held_out, strict=True) if not held)
 
 
-def _augment(pictures: np.ndarray, choose: np.random.Generator) -> Tensor:
-    """Shift and scale a little, on white, so that the vision tower sees things, not pixels."""
+def _augment(pictures: Tensor, choose: np.random.Generator) -> Tensor:
+    """Scale and shift a little, so that the vision tower sees things and not pixels.
+
+    So little that left stays left. What comes in at the edge repeats the edge.
+    """
     tensor = normalise(pictures)
     count = len(tensor)
-    scale = choose.uniform(0.85, 1.15, count)
-    shift = choose.uniform(-0.12, 0.12, (count, 2))
     theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = torch.tensor(scale, dtype=torch.float32)
-    theta[:, :, 2] = torch.tensor(shift, dtype=torch.float32)
+    scale = torch.tensor(choose.uniform(0.9, 1.1, count), dtype=torch.float32)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    theta[:, :, 2] = torch.tensor(choose.uniform(-0.08, 0.08, (count, 2)), dtype=torch.float32)
     grid = nn.functional.affine_grid(theta, list(tensor.shape), align_corners=False)
-    # grid_sample pads with 0; white is 1, so sample the distance to white.
-    return 1 - nn.functional.grid_sample(1 - tensor, grid, align_corners=False)
+    return nn.functional.grid_sample(
+        tensor, grid.to(tensor.device), padding_mode="border", align_corners=False
+    )
 
 
 def _save(pair: ClipPair, config: ClipConfig, folder: Path) -> None:
     pair.text.save_pretrained(folder / "text_with_projection")
     pair.vision.save_pretrained(folder / "image_encoder")
     side = config.picture_size
-    CLIPImageProcessorPil(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=list(IMAGE_MEAN),
-        image_std=list(IMAGE_STD),
-        resample=Image.Resampling.BICUBIC,
-    ).save_pretrained(folder / "feature_extractor")
-
-
-def _merges(captions: Iterator[str], count: int) -> list[tuple[str, str]]:
-    """Learn up to `count` byte-pair merges, most frequent first, with CLIP's way of splitting."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer = normalizers.Lowercase()
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=2 * len(alphabet) + count,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    learner.train_from_iterator(captions, trainer)
-    learned = json.loads(learner.to_str())["model"]["merges"]
-    return [(left, right) for left, right in learned][:count]
+    looks = {  # as transformers' CLIPImageProcessor writes and reads it
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": int(Image.Resampling.BICUBIC),
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGE_MEAN),
+        "image_std": list(IMAGE_STD),
+        "do_convert_rgb": True,
+    }
+    target = folder / "feature_extractor"
+    target.mkdir(exist_ok=True)
+    (target / "preprocessor_config.json").write_text(json.dumps(looks, indent=2), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,13 +19,24 @@ from studio.core.events import Event, StageArtifact, StageProgress
 from studio.core.request import SAMPLERS
 from studio.core.settings import STARTER_MODEL, Settings
 from studio.diffusion.schedule import PREDICTION_TYPES
-from studio.training import autoencoder, clip, corpus, judge, pretrain, starter
+from studio.training import (
+    autoencoder,
+    card,
+    clip,
+    corpus,
+    evaluation,
+    judge,
+    pretrain,
+    starter,
+)
 from studio.training.cost import with_speed
 from studio.training.hardware import Hardware, find_hardware
 from studio.training.loop import LoopConfig
-from studio.training.profiles import CPU, PROFILES, Profile
+from studio.training.profiles import CPU, PROFILES, Profile, rehearsal
+from studio.training.words import WORDS, load_words
 
-STAGES = ("corpus", "autoencoder", "clip", "unet", "starter", "judge")
+STAGES = ("corpus", "autoencoder", "clip", "unet", "starter", "judge", "card")
+ALL = tuple(stage for stage in STAGES if stage != "judge")  # the card judges, too
 SHARED = frozenset({"autoencoder", "clip", "unet"})  # stages that a team computes together
 UNITS = MappingProxyType({"s": 1, "m": 60, "h": 3600})
 BUDGET_SHARES = MappingProxyType({"autoencoder": 0.22, "clip": 0.08, "unet": 0.6})  # of `all`
@@ -42,14 +54,25 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
     folder = settings.training_dir
     if options.profile != CPU:
         folder /= options.profile  # another size: nothing of it fits the other's
-    stages = STAGES if args.stage == "all" else (args.stage,)
-    if args.stage == "all" and not options.model:
+    if options.rehearse:
+        folder /= "rehearsal"
+    stages = ALL if args.stage == "all" else (args.stage,)
+    if args.stage in ("all", "card") and not options.model:
         options.model = str(folder / "starter")  # written, then judged
     try:
         hardware = find_hardware(settings.device, options.compile)
         for stage in stages:
             share = BUDGET_SHARES.get(stage, 1.0) if args.stage == "all" else 1.0
-            _run(stage, Job(folder, options, hardware, (options.budget or 0.0) * share))
+            _run(
+                stage,
+                Job(
+                    settings.training_dir,
+                    folder,
+                    options,
+                    hardware,
+                    (options.budget or 0.0) * share,
+                ),
+            )
     except EaselError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -68,7 +91,8 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
 class Job:
     """What a stage is run with."""
 
-    folder: Path
+    root: Path  # of all profiles
+    folder: Path  # of this one
     options: argparse.Namespace
     hardware: Hardware
     budget: float  # seconds; 0: as many steps as its configuration says
@@ -76,7 +100,13 @@ class Job:
     @property
     def profile(self) -> Profile:
         """The sizes of all stages."""
-        return PROFILES[self.options.profile]
+        chosen = PROFILES[self.options.profile]
+        return rehearsal(chosen) if self.options.rehearse else chosen
+
+    @property
+    def pictures(self) -> corpus.Corpus:
+        """The corpus to train on."""
+        return corpus.load_for_training(self.folder / "corpus")
 
 
 def _run(stage: str, job: Job) -> None:
@@ -106,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), default=CPU, help="sizes of all stages"
+    )
+    parser.add_argument(
+        "--rehearse", action="store_true", help="every stage at a tiny size, to see that all fits"
     )
     parser.add_argument("--compile", action="store_true", help="compile the U-Net; CUDA only")
     parser.add_argument("--report", action="store_true", help="corpus: what is in it")
@@ -160,21 +193,35 @@ def _with_flags(config: object, job: Job) -> object:
 
 def _corpus(job: Job) -> Iterator[Event]:
     if not job.options.report:
+        _lend_originals(job)
         return corpus.build(job.folder / "corpus", job.profile.corpus)
     found = corpus.load(job.folder / "corpus")
     _write(corpus.report(found))
     return iter([StageArtifact("corpus", str(corpus.sample_sheet(job.folder / "corpus")))])
 
 
+def _lend_originals(job: Job) -> None:
+    """Take the originals over from another profile of this data folder, which has the same."""
+    target = job.folder / "corpus"
+    target.mkdir(parents=True, exist_ok=True)
+    places = (job.root, *(job.root / name for name in PROFILES))
+    for found in (place / "corpus" / "originals.zip" for place in places):
+        words = found.with_name(WORDS)
+        if found.exists() and words.exists() and not (target / found.name).exists():
+            shutil.copy2(words, target / WORDS)
+            shutil.copy2(found, target / found.name)
+
+
 def _autoencoder(job: Job) -> Iterator[Event]:
     config = _with_flags(job.profile.autoencoder, job)
-    pictures = corpus.load(job.folder / "corpus")
-    return autoencoder.train(pictures, config, job.folder / "autoencoder", job.hardware)
+    return autoencoder.train(job.pictures, config, job.folder / "autoencoder", job.hardware)
 
 
 def _clip(job: Job) -> Iterator[Event]:
     config = _with_flags(job.profile.clip, job)
-    return clip.train(corpus.load(job.folder / "corpus"), config, job.folder / "clip", job.hardware)
+    pictures = job.pictures
+    words = load_words(job.folder / "corpus" / WORDS)
+    return clip.train(pictures, words, config, job.folder / "clip", job.hardware)
 
 
 def _unet_config(job: Job) -> pretrain.UnetConfig:
@@ -191,16 +238,13 @@ def _unet_config(job: Job) -> pretrain.UnetConfig:
 
 def _unet(job: Job) -> Iterator[Event]:
     config = _with_flags(_unet_config(job), job)
-    pictures = corpus.load(job.folder / "corpus")
-    events = pretrain.train(pictures, config, job.folder, job.hardware)
+    events = pretrain.train(job.pictures, config, job.folder, job.hardware)
     return with_speed(events, config, job.hardware)
 
 
 def _starter(job: Job) -> Iterator[Event]:
     target = Path(job.options.model) if job.options.model else job.folder / "starter"
-    return starter.assemble(
-        corpus.load(job.folder / "corpus"), _unet_config(job), job.folder, target
-    )
+    return starter.assemble(job.pictures, _unet_config(job), job.folder, target)
 
 
 def _judge(job: Job) -> Iterator[Event]:
@@ -213,6 +257,21 @@ def _judge(job: Job) -> Iterator[Event]:
     return judge.judge(corpus.load(job.folder / "corpus"), model, config, target)
 
 
+def _card(job: Job) -> Iterator[Event]:
+    """Evaluate the model and write its card into its folder."""
+    pictures, model = corpus.load(job.folder / "corpus"), Path(job.options.model)
+    figures = job.folder / "card"
+    yield from evaluation.evaluate(pictures, model, job.profile.evaluation, figures)
+    steps = {
+        stage: int(found[-1].name[-8:])
+        for stage in ("autoencoder", "clip", "unet")
+        if (found := sorted((job.folder / stage).glob("checkpoint-????????")))
+    }
+    profile = replace(job.profile, unet=_unet_config(job))
+    path = card.write_card(pictures, model, profile, steps, figures)
+    yield StageArtifact("card", str(path))
+
+
 Stage = Callable[[Job], Iterator[Event]]
 RUN: Mapping[str, Stage] = MappingProxyType(
     {
@@ -222,6 +281,7 @@ RUN: Mapping[str, Stage] = MappingProxyType(
         "unet": _unet,
         "starter": _starter,
         "judge": _judge,
+        "card": _card,
     }
 )
 

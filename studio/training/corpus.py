@@ -1,39 +1,50 @@
-"""Stage 1, the corpus: captioned pictures in several styles, as arrays that training reads.
+"""Stage 1, the corpus: captioned pictures in eight styles, as arrays that training reads.
 
 Layout of `<data>/training/corpus/`:
 
     packages/             the pinned archives and what is in them
-    pictures.npy          (N, 128, 128, 3) uint8, composed on white
-    index.jsonl           one line a picture: subject, style, tags, licence
-    MANIFEST.json         SHA-256 of both, and of the recipe that made them
+    originals.zip         every picture that is used, as it came; enough to make the rest offline
+    words.npz             ordinary words with a sentence encoder's vectors (`words.py`)
+    pictures.npy          (N, S, S, 3) uint8, composed on white
+    alpha.npy             (N, S, S) uint8, what covers the ground; scenes are composed with it
+    index.jsonl           one line a picture: subject, style, tags, licence, source, split
+    MANIFEST.json         SHA-256 of all of them, and of the recipe that made them
     samples.png           a sheet to look at
 
-One subject in many styles is what teaches the style words; the pencil sketch is derived from the
-3-D render of the same subject, so it costs no data.
+One subject in many styles is what teaches the style words. Pictures that are there already are
+left out, and what their captions said goes to the one that stays. What is held out is marked
+(`split.py`) and no stage trains on it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
-from studio.core.settings import STARTER_MODEL
-from studio.training import sources
-from studio.training.sources import PACKAGES, SKETCH, STYLES, Package, Subject
+from studio.training import packages, sources
+from studio.training.duplicates import Seen
+from studio.training.packages import PACKAGES, SENTENCES, Package
+from studio.training.rasterise import draw_all
+from studio.training.sources import ALL_STYLES, DRAWN_STYLES, Original
+from studio.training.split import TRAIN, split
+from studio.training.words import WORDS, write_words
 
-MARGIN = 4  # pixels of white around a picture at 128
+VERSION = 2  # of the layout and of what is drawn; 1 had neither alpha nor split
+SUBJECTS = Path(__file__).with_name("subjects.txt")
+FILES = ("pictures.npy", "alpha.npy", "index.jsonl", WORDS)
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class CorpusConfig:
 
     size: int = 128  # pixels a side: the starter model's native size
     oversample: int = 2  # vectors are rasterised this much larger, then reduced (Lanczos)
+    limit: int = 0  # originals at most, evenly spread; 0: all. For a rehearsal
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,8 @@ class Entry:
     style: str
     tags: tuple[str, ...]
     licence: str
+    source: str = ""  # the package
+    split: str = TRAIN
 
 
 @dataclass(frozen=True)
@@ -60,19 +74,58 @@ class Corpus:
 
     pictures: np.ndarray  # (N, S, S, 3) uint8, memory-mapped
     entries: tuple[Entry, ...]
+    alpha: np.ndarray | None = None  # (N, S, S) uint8; None in corpora of version 1
 
-    def rows(self, subjects: frozenset[str], styles: tuple[str, ...]) -> np.ndarray:
-        """Row numbers of the given subjects in the given styles, in corpus order."""
+    @property
+    def has_split(self) -> bool:
+        """Whether anything is held out."""
+        return any(entry.split != TRAIN for entry in self.entries)
+
+    @cached_property
+    def training_rows(self) -> np.ndarray:
+        """Row numbers of all that may be trained on."""
+        return np.array([i for i, e in enumerate(self.entries) if e.split == TRAIN], dtype=np.int64)
+
+    def rows(
+        self,
+        subjects: frozenset[str] | None,
+        styles: tuple[str, ...],
+        parts: tuple[str, ...] = (TRAIN,),
+    ) -> np.ndarray:
+        """Row numbers of the given subjects (None: all), styles and parts of the split."""
         return np.array(
-            [i for i, e in enumerate(self.entries) if e.style in styles and e.subject in subjects],
+            [
+                i
+                for i, e in enumerate(self.entries)
+                if e.style in styles
+                and e.split in parts
+                and (subjects is None or e.subject in subjects)
+            ],
             dtype=np.int64,
         )
 
 
 def starter_subjects() -> tuple[str, ...]:
-    """The subjects that the starter model is trained to draw, fixed before training."""
-    lines = (STARTER_MODEL / "subjects.txt").read_text(encoding="utf-8").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    """The subjects that the small starter model is trained to draw, fixed before training."""
+    return tuple(SUBJECTS.read_text(encoding="utf-8").splitlines())
+
+
+def drawn_rows(corpus: Corpus, everything: bool) -> np.ndarray:
+    """Rows that the model learns to draw: all, or the small model's subjects in its styles.
+
+    Raises `TrainingError` when the corpus has none of them.
+    """
+    rows = (
+        corpus.training_rows
+        if everything
+        else corpus.rows(frozenset(starter_subjects()), DRAWN_STYLES)
+    )
+    if not len(rows):
+        raise TrainingError(
+            "The corpus has none of the pictures that the model is to draw. Run `python launch.py "
+            "train corpus` again."
+        )
+    return rows
 
 
 def build(
@@ -81,31 +134,50 @@ def build(
     """Build the corpus in `folder`, or find it finished and whole.
 
     Yields `StageProgress` as pictures are rasterised and a `StageArtifact` for the sample sheet.
-    Raises `TrainingError` when a package cannot be had. `pinned` are other editions of the same
-    packages.
+    What an interrupted build left is taken up where a whole file was finished. Raises
+    `TrainingError` when a package cannot be had. `pinned` are other editions of the same packages.
     """
-    recipe = _recipe_hash(config, pinned)
+    recipe = _hash({"version": VERSION, "config": asdict(config), "from": _origin(pinned)})
     if _manifest(folder).get("recipe") == recipe and _is_whole(folder):
         yield StageProgress("corpus", 1, 1, 0.0, {"pictures": float(len(_read_index(folder)))})
         return
-    packages = folder / "packages"
-    for _ in sources.fetch_packages(packages, pinned):
-        yield StageProgress("corpus", 0, 1, None)
-    subjects = sources.read_subjects(packages)
-    icons = {s.words: sources.read_icons(packages, s.package) for s in STYLES[1:]}
-    pictures: list[np.ndarray] = []
-    entries: list[Entry] = []
-    start = time.monotonic()
-    for number, subject in enumerate(subjects, 1):
-        for style, picture, licence in _draw_styles(packages, icons, subject, config):
-            pictures.append(np.asarray(picture, dtype=np.uint8))
-            entries.append(Entry(subject.label, style, subject.tags, licence))
-        left = (time.monotonic() - start) / number * (len(subjects) - number)
-        if number % 20 == 0 or number == len(subjects):
-            metrics = {"pictures": float(len(pictures))}
-            yield StageProgress("corpus", number, len(subjects), left, metrics)
-    _commit(folder, np.stack(pictures), entries, recipe)
+    yield from gather(folder, pinned)
+    originals = sources.load_originals(folder / "originals.zip")
+    if config.limit:
+        originals = originals[:: max(len(originals) // config.limit, 1)]
+    drawing = _Drawing(folder)
+    start, unreadable = time.monotonic(), 0
+    drawn = draw_all(originals, config.size, config.oversample)
+    for number, (original, pictures) in enumerate(drawn, 1):
+        drawing.add(original, pictures)
+        unreadable += not pictures
+        if number % 100 == 0 or number == len(originals):
+            left = (time.monotonic() - start) / number * (len(originals) - number)
+            counts = {"pictures": len(drawing.entries), "unreadable": unreadable}
+            counts["duplicates"] = drawing.duplicates
+            metrics = {name: float(count) for name, count in counts.items()}
+            yield StageProgress("corpus", number, len(originals), left, metrics)
+    drawing.commit(recipe)
     yield StageArtifact("corpus", str(sample_sheet(folder)))
+
+
+def gather(folder: Path, pinned: tuple[Package, ...] = PACKAGES) -> Iterator[Event]:
+    """Make `originals.zip` and `words.npz`, all that is needed from outside.
+
+    A machine without a network is given these two files of another one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, origin = folder / "originals.zip", _origin(pinned)
+    if sources.recipe_of(path) == origin and (folder / WORDS).exists():
+        return
+    for _ in packages.fetch_packages(folder / "packages", pinned):
+        yield StageProgress("corpus", 0, 1, None)
+    found = sources.write_originals(path, sources.read_originals(folder / "packages"), origin)
+    yield StageProgress("corpus", 0, found, None, {"originals": float(found)})
+    phrases = sorted({p for o in sources.load_originals(path) for p in (o.subject, *o.tags)})
+    encoder = packages.package_folder(folder / "packages", SENTENCES)
+    write_words(folder / WORDS, encoder, phrases)
+    yield StageArtifact("corpus", str(folder / WORDS))
 
 
 def load(folder: Path) -> Corpus:
@@ -117,68 +189,88 @@ def load(folder: Path) -> Corpus:
             f"The corpus in {folder} is damaged. Run `python launch.py train corpus` again; it "
             "makes it anew from the packages that are already there."
         )
-    return Corpus(np.load(folder / "pictures.npy", mmap_mode="r"), tuple(_read_index(folder)))
-
-
-def _draw_styles(
-    packages: Path, icons: dict[str, dict[str, str]], subject: Subject, config: CorpusConfig
-) -> Iterator[tuple[str, Image.Image, str]]:
-    """Yield (style words, RGB picture, licence) for every style that has the subject."""
-    licence = {p.name: p.licence for p in PACKAGES}
-    render = sources.render_file(packages, subject)
-    if render is not None:
-        with Image.open(render) as opened:
-            cut_out = opened.convert("RGBA")
-        picture = on_white(cut_out, config.size)
-        yield STYLES[0].words, picture, licence[STYLES[0].package]
-        yield (
-            SKETCH,
-            pencil_sketch(on_white(cut_out, 2 * config.size), config.size),
-            licence[STYLES[0].package],
-        )
-    for style in STYLES[1:]:
-        svg = icons[style.words].get(subject.slug)
-        if svg is not None:
-            cut_out = rasterise(svg, config.size * config.oversample)
-            yield style.words, on_white(cut_out, config.size), licence[style.package]
-
-
-def rasterise(svg: str, size: int) -> Image.Image:
-    """Draw an SVG as RGBA of `size` x `size` pixels."""
-    import resvg_py  # only this stage needs it; the studio runs without
-
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
-    return Image.open(io.BytesIO(png)).convert("RGBA")
-
-
-def on_white(cut_out: Image.Image, size: int) -> Image.Image:
-    """Compose an RGBA cut-out on white, with a margin, as RGB of `size` x `size` pixels."""
-    inner = size - 2 * MARGIN * size // 128
-    scaled = cut_out.resize((inner, inner), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGBA", (size, size), "white")
-    canvas.alpha_composite(scaled, ((size - inner) // 2, (size - inner) // 2))
-    return canvas.convert("RGB")
-
-
-def pencil_sketch(picture: Image.Image, size: int) -> Image.Image:
-    """Turn a picture into a pencil drawing by colour dodge: grey / (1 - blurred negative).
-
-    Flat areas divide to white; edges, where a pixel is darker than its surroundings, stay dark.
-    """
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)
-    radius = picture.width / 64
-    negative = Image.fromarray((255 - grey).astype(np.uint8)).filter(
-        ImageFilter.GaussianBlur(radius)
+    alpha = folder / "alpha.npy"
+    return Corpus(
+        np.load(folder / "pictures.npy", mmap_mode="r"),
+        tuple(_read_index(folder)),
+        np.load(alpha, mmap_mode="r") if alpha.exists() else None,
     )
-    surroundings = 255 - np.asarray(negative, dtype=np.float32)
-    dodged = np.clip(255 * grey / np.maximum(surroundings, 1), 0, 255)
-    strokes = 255 - np.clip((255 - dodged) * 1.6, 0, 235)
-    drawn = Image.fromarray(strokes.astype(np.uint8)).resize((size, size), Image.Resampling.LANCZOS)
-    return drawn.convert("RGB")
 
 
-def _recipe_hash(config: CorpusConfig, pinned: tuple[Package, ...]) -> str:
-    recipe = {"config": asdict(config), "packages": [asdict(p) for p in pinned]}
+def load_for_training(folder: Path) -> Corpus:
+    """Open a finished corpus that has a held-out split. Raises `TrainingError` for an older one."""
+    found = load(folder)
+    if found.alpha is None:
+        raise TrainingError(
+            f"The corpus in {folder} was made by an older recipe: nothing is held out of it and "
+            "no scenes can be composed from it. Run `python launch.py train corpus`; it makes it "
+            "anew. Models that were trained on the old one stay as they are."
+        )
+    return found
+
+
+class _Drawing:
+    """The corpus while it is being written: raw pixels, then headers and the manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: list[Entry] = []
+        self.duplicates = 0
+        self._seen = Seen()
+        self._side = 0
+        (folder / "MANIFEST.json").unlink(missing_ok=True)  # what stood here is being replaced
+        self._raw = {name: folder / f"{name}.raw" for name in ("pictures", "alpha")}
+        for path in self._raw.values():
+            path.unlink(missing_ok=True)
+
+    def add(self, original: Original, drawn: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
+        """Add an original's pictures, or its words to the picture that is there already."""
+        for style, picture, alpha in drawn:
+            number = self._seen.find_or_add(style, picture, len(self.entries))
+            if number < len(self.entries):
+                self.duplicates += 1
+                self.entries[number] = _also_called(self.entries[number], original)
+                continue
+            self._side = len(picture)
+            for name, pixels in (("pictures", picture), ("alpha", alpha)):
+                with self._raw[name].open("ab") as file:
+                    file.write(pixels.tobytes())
+            entry = Entry(original.subject, style, original.tags, original.licence, original.source)
+            self.entries.append(entry)
+
+    def commit(self, recipe: str) -> None:
+        """Write the finished files, the manifest last."""
+        shape = (len(self.entries), self._side, self._side)
+        for name, path in self._raw.items():
+            with (self.folder / f"{name}.npy").open("wb") as file, path.open("rb") as raw:
+                whole = (*shape, 3) if name == "pictures" else shape
+                header = {"descr": "|u1", "fortran_order": False, "shape": whole}
+                np.lib.format.write_array_header_1_0(file, header)
+                shutil.copyfileobj(raw, file, 1 << 24)
+            path.unlink()
+        parts = split([(e.subject, e.style) for e in self.entries])
+        entries = [replace(e, split=p) for e, p in zip(self.entries, parts, strict=True)]
+        lines = [json.dumps(asdict(e), ensure_ascii=False) for e in entries]
+        (self.folder / "index.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        sums = {name: _sha256(self.folder / name) for name in FILES}
+        manifest = {"recipe": recipe, "version": VERSION, "files": sums, "pictures": len(entries)}
+        partial = self.folder / "MANIFEST.json.tmp"
+        partial.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        partial.replace(self.folder / "MANIFEST.json")
+
+
+def _also_called(entry: Entry, original: Original) -> Entry:
+    """Return the entry with the words of another original that looks the same."""
+    words = dict.fromkeys((*entry.tags, original.subject, *original.tags))
+    return replace(entry, tags=tuple(w for w in words if w != entry.subject))
+
+
+def _origin(pinned: tuple[Package, ...]) -> str:
+    """Return the hash of what the originals are read from."""
+    return _hash({"version": VERSION, "packages": [asdict(p) for p in pinned]})
+
+
+def _hash(recipe: object) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
@@ -192,7 +284,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Compare both files with the sums in the manifest; 0.3 s for 340 MB."""
+    """Compare all files with the sums in the manifest; 0.3 s for 340 MB."""
     sums = _manifest(folder).get("files", {})
     return bool(sums) and all(_sha256(folder / name) == found for name, found in sums.items())
 
@@ -206,38 +298,39 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _commit(folder: Path, pictures: np.ndarray, entries: list[Entry], recipe: str) -> None:
-    np.save(folder / "pictures.npy", pictures)
-    lines = [json.dumps(asdict(e), ensure_ascii=False) for e in entries]
-    (folder / "index.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sums = {name: _sha256(folder / name) for name in ("pictures.npy", "index.jsonl")}
-    manifest = {"recipe": recipe, "files": sums, "pictures": len(entries)}
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-
-
 def _read_index(folder: Path) -> list[Entry]:
     lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [Entry(r["subject"], r["style"], tuple(r["tags"]), r["licence"]) for r in rows]
+    return [Entry(**(row | {"tags": tuple(row["tags"])})) for row in map(json.loads, lines)]
 
 
 def report(corpus: Corpus) -> str:
-    """Return what the corpus holds as lines of text: pictures by style, and by licence."""
-    styles = Counter(entry.style for entry in corpus.entries)
-    licences = Counter(entry.licence for entry in corpus.entries)
-    subjects = {entry.subject for entry in corpus.entries}
-    wanted = set(starter_subjects())
+    """Return what the corpus holds as lines of text: by style, source and split, and licences."""
+    parts = sorted({e.split for e in corpus.entries}, key=lambda part: (part != TRAIN, part))
     height, width = corpus.pictures.shape[1:3]
+    subjects = {e.subject for e in corpus.entries}
+    wanted = set(starter_subjects())
+    by_style = Counter((e.style, e.source) for e in corpus.entries)
+    held = Counter((e.style, e.source, e.split) for e in corpus.entries)
+    licences = Counter(entry.licence for entry in corpus.entries)
     return "\n".join(
         (
             f"{len(corpus.entries):,} pictures of {width} x {height} pixels, "
             f"{len(subjects):,} subjects; {len(subjects & wanted)} of the {len(wanted)} that the "
-            "starter model is trained to draw.",
-            *(f"  {count:6,}  {style}" for style, count in styles.most_common()),
+            "small starter model is trained to draw.",
+            f"{'pictures':>10}" + "".join(f"{part:>13}" for part in parts),
+            *(
+                f"{count:10,}"
+                + "".join(f"{held[style, source, part]:13,}" for part in parts)
+                + f"  {style}{f' ({source})' if source else ''}"
+                for (style, source), count in by_style.most_common()
+            ),
             "Licences:",
-            *(f"  {count:6,}  {licence}" for licence, count in licences.most_common()),
+            *(f"{count:10,}  {licence}" for licence, count in licences.most_common()),
+            ""
+            if corpus.has_split
+            else "Nothing is held out: this corpus was made by an older recipe.",
         )
-    )
+    ).rstrip()
 
 
 def sample_sheet(folder: Path) -> Path:
@@ -246,15 +339,18 @@ def sample_sheet(folder: Path) -> Path:
     by_subject: dict[str, dict[str, int]] = {}
     for row, entry in enumerate(corpus.entries):
         by_subject.setdefault(entry.subject, {})[entry.style] = row
-    styles = [s.words for s in STYLES] + [SKETCH]
-    shown = [rows for s in starter_subjects() if len(rows := by_subject.get(s, {})) == len(styles)]
-    size = corpus.pictures.shape[1]
+    wanted = [rows for s in starter_subjects() if (rows := by_subject.get(s))]
+    most = max(map(len, wanted or by_subject.values()), default=0)
+    shown = [rows for rows in wanted or by_subject.values() if len(rows) == most]
     picked = shown[:: max(len(shown) // 12, 1)][:12]
+    styles = [s for s in ALL_STYLES if any(s in rows for rows in picked)]
+    size = corpus.pictures.shape[1]
     sheet = Image.new("RGB", (size * len(picked), size * len(styles)), "white")
     for column, rows in enumerate(picked):
         for line, style in enumerate(styles):
-            picture = Image.fromarray(corpus.pictures[rows[style]])
-            sheet.paste(picture, (column * size, line * size))
+            if style in rows:
+                picture = Image.fromarray(corpus.pictures[rows[style]])
+                sheet.paste(picture, (column * size, line * size))
     path = folder / "samples.png"
     sheet.save(path)
     return path

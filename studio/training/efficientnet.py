@@ -15,9 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from studio.core.errors import TrainingError
 from studio.core.settings import ASSETS
 
 FOLDER = ASSETS / "features" / "efficientnet-lite0"
@@ -137,6 +139,21 @@ def write_assets(folder: Path = FOLDER) -> Path:
     about = {"architecture": "efficientnet-lite0", "picture_size": 160}
     (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return folder / "model.safetensors"
+
+
+def load_shipped_network(device: torch.device | str = "cpu") -> EfficientNetLite0:
+    """Load the network of `assets/features`, frozen, in fp32.
+
+    Raises `TrainingError` when it is missing or damaged.
+    """
+    network = EfficientNetLite0()
+    try:
+        network.load_state_dict(load_file(FOLDER / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(
+            f"{FOLDER} is missing or damaged. It comes with Easel; get it again."
+        ) from error
+    return network.to(device).eval().requires_grad_(False)
 
 
 if __name__ == "__main__":

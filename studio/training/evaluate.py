@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from studio.training.captions import SHOTS
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -81,3 +83,50 @@ def _span(weight: np.ndarray) -> tuple[float, float, float]:
     begin = int(np.searchsorted(running, 0.02)) / len(weight)
     end = (int(np.searchsorted(running, 0.98)) + 1) / len(weight)
     return begin, float((places * weight).sum() / weight.sum()), min(end, 1.0)
+
+
+def ssim(first: Tensor, second: Tensor) -> float:
+    """Return the mean structural similarity of greys (N, H, W) in 0..255; 1 is the same picture.
+
+    Wang et al. 2004, equation 13: Gaussian windows of 11 x 11 with sigma 1.5, K = 0.01 and 0.03.
+    """
+    at = torch.arange(11, dtype=torch.float64) - 5
+    window = torch.exp(-at.square() / (2 * 1.5**2))
+    window /= window.sum()
+
+    def blurred(values: Tensor) -> Tensor:
+        rows = torch.nn.functional.conv2d(values[:, None], window[None, None, :, None])
+        return torch.nn.functional.conv2d(rows, window[None, None, None, :])[:, 0]
+
+    x, y = first.double(), second.double()
+    mx, my = blurred(x), blurred(y)
+    vx, vy = blurred(x * x) - mx * mx, blurred(y * y) - my * my
+    together = blurred(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    same = (2 * mx * my + c1) * (2 * together + c2)
+    return float((same / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of pictures uint8 of one shape, in decibels."""
+    error = np.mean((first.astype(np.float64) - second) ** 2)
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+def in_place(found: Placement, place: str) -> bool:
+    """Whether a subject stands where the caption's words for its place put it."""
+    low, high = {"on the left": (0, 0.45), "in the centre": (0.4, 0.6)}.get(place, (0.55, 1))
+    return found.width > 0 and low <= found.x <= high
+
+
+def at_size(found: Placement, shot: str, size: tuple[int, int]) -> bool:
+    """Whether a subject is nearer in size to the shot that was asked for than to any other.
+
+    size: of the picture (width, height). What does not fit into the picture cannot be told apart.
+    """
+    whole = max(size) / min(size)
+    side = max(found.width * size[0], found.height * size[1]) / min(size)
+    if side == 0:
+        return False
+    nearest = min(SHOTS, key=lambda name: abs(np.log(min(SHOTS[name], whole) / side)))
+    return min(SHOTS[nearest], whole) == min(SHOTS[shot], whole)

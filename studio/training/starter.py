@@ -3,7 +3,7 @@
     model_index.json    StableDiffusionPipeline
     unet/ vae/ text_encoder/ tokenizer/ scheduler/ image_encoder/ feature_extractor/
     easel.json          what the studio shows: sizes, styles, the latent-to-RGB preview map
-    subjects.txt        what it can draw, as it was fixed before training
+    subjects.txt        what it was shown; nothing that is held out
 
 `StableDiffusionPipeline.from_pretrained` draws with it as it stands. Traps that are met here:
 `config.json` of the text encoder says `"dtype": "float32"`, or transformers 5 leaves it in half
@@ -25,9 +25,10 @@ from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.diffusion.latents import fit_latent_rgb, write_latent_rgb
 from studio.training.autoencoder import encode, to_tensor
-from studio.training.corpus import Corpus, starter_subjects
+from studio.training.corpus import Corpus, drawn_rows
 from studio.training.pretrain import UnetConfig, scheduler_settings
-from studio.training.sources import DRAWN_STYLES
+from studio.training.sources import ALL_STYLES
+from studio.training.split import SPLIT
 
 PARTS = ("unet", "vae", "text_encoder", "image_encoder")
 
@@ -79,16 +80,18 @@ def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target:
     _write_json(target / "scheduler" / "scheduler_config.json", scheduler)
     _write_json(target / "model_index.json", _model_index())
     vae = AutoencoderKL.from_pretrained(sources["vae"], local_files_only=True).eval()
+    rows = drawn_rows(corpus, config.everything)
+    styles = {corpus.entries[row].style for row in rows}
     about = {
         "title": "Easel starter",
         "trained_sizes": [[f.width, f.height] for f in config.frames],
-        "styles": list(DRAWN_STYLES),
+        "styles": [style for style in ALL_STYLES if style in styles],
+        "split": SPLIT,
     }
     _write_json(target / "easel.json", about)
-    subjects = starter_subjects()
+    subjects = dict.fromkeys(corpus.entries[row].subject for row in rows)
     (target / "subjects.txt").write_text("\n".join(subjects) + "\n", encoding="utf-8")
-    rows = corpus.rows(frozenset(subjects), DRAWN_STYLES)[::6]
-    pictures = np.asarray(corpus.pictures[rows])
+    pictures = np.asarray(corpus.pictures[rows[:: max(len(rows) // 200, 1)]])
     write_latent_rgb(target, fit_latent_rgb(encode(vae, pictures), to_tensor(pictures)))
 
 

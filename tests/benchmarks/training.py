@@ -86,15 +86,14 @@ def random_cache(config: UnetConfig) -> Cache:
     """Latents, captions and text features as `build_cache` gives them, with random values."""
     chance = torch.Generator().manual_seed(0)
     latents = tuple(
-        torch.randn(ROWS * len(f.places), 4, f.height // 8, f.width // 8, generator=chance)
-        for f in FRAMES
+        torch.randn(ROWS, 4, f.height // 8, f.width // 8, generator=chance) for f in FRAMES
     )
     captions = tuple(
         torch.randint(CAPTIONS, (len(values), config.captions_per_picture), generator=chance)
         for values in latents
     )
     features = torch.randn(CAPTIONS, 77, config.text_width, generator=chance).bfloat16()
-    return Cache(latents, captions, features, np.full(ROWS, 1 / ROWS))
+    return Cache(latents, captions, (np.full(ROWS, 1 / ROWS),) * len(FRAMES), features)
 
 
 if __name__ == "__main__":

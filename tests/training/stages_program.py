@@ -9,24 +9,30 @@ FOLDER holds a corpus already; each stage leaves its log and its weights there.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from studio.training import autoencoder, clip, corpus, pretrain
+from studio.training import autoencoder, clip, corpus, pretrain, towers
 from studio.training.hardware import find_hardware
 from studio.training.loop import LoopConfig
+from studio.training.words import WORDS, load_words
 
 LOOP = LoopConfig(
     steps=4, learning_rate=1e-3, warmup=1, checkpoint_every=4, report_every=1, ema_decay=0.5
 )
 VAE = autoencoder.AutoencoderConfig(
-    channels=(4, 4, 8, 8), norm_num_groups=2, batch_size=3, bf16=False, loop=LOOP
+    channels=(4, 4, 8, 8), norm_num_groups=2, batch_size=3, bf16=False, scenes=4, loop=LOOP
 )
-CLIP = clip.ClipConfig(
-    width=32, layers=1, heads=2, projection=16, vocabulary=620, patch=32, batch_size=4, loop=LOOP
+CLIP = towers.ClipConfig(
+    width=32, layers=1, heads=2, projection=16, vocabulary=620, patch=32, batch_size=4, scenes=4,
+    words=8, checked=40, loop=LOOP,
+)  # fmt: skip
+FRAMES = tuple(replace(frame, scenes=4) for frame in pretrain.FRAMES)
+UNET = pretrain.UnetConfig(
+    channels=(32, 32, 32), heads=2, text_width=32, batch_size=3, frames=FRAMES, loop=LOOP
 )
-UNET = pretrain.UnetConfig(channels=(32, 32, 32), heads=2, text_width=32, batch_size=3, loop=LOOP)
 
 
 def main(folder: Path) -> None:
@@ -34,9 +40,10 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     hardware = find_hardware("cpu")
     pictures = corpus.load(folder / "corpus")
+    words = load_words(folder / "corpus" / WORDS)
     stages = (
         autoencoder.train(pictures, VAE, folder / "autoencoder", hardware),
-        clip.train(pictures, CLIP, folder / "clip", hardware),
+        clip.train(pictures, words, CLIP, folder / "clip", hardware),
         pretrain.train(pictures, UNET, folder, hardware),
     )
     told = sum(1 for events in stages for _ in events)

@@ -7,11 +7,11 @@ import torch
 
 from studio.core.events import Notice, StageProgress
 from studio.training.autoencoder import build_autoencoder
-from studio.training.clip import ClipPair
 from studio.training.cost import forward_flops, with_speed
 from studio.training.hardware import PLAIN
 from studio.training.pretrain import Frame, UnetConfig, build_unet
 from studio.training.profiles import PROFILES
+from studio.training.towers import ClipPair
 
 SHIPPED_LIMIT = 100e6  # bytes of the starter model in fp16
 

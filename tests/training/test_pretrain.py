@@ -20,10 +20,8 @@ from studio.training.pretrain import (
     FRAMES,
     TIMESTEPS,
     Cache,
-    Frame,
     UnetConfig,
     draw_batch,
-    frame_picture,
     noise_prediction_loss,
     prediction_target,
     prediction_weight,
@@ -32,7 +30,6 @@ from studio.training.pretrain import (
 from tests.training.synthetic import make_corpus
 
 INFINITE = math.inf
-PLACES = tuple(place for frame in FRAMES for _, place in frame.places)
 
 
 def normal(seed: int) -> torch.Tensor:
@@ -152,15 +149,14 @@ def small_cache(rows: int = 5, captions: int = 4) -> Cache:
     """Latents that hold their item's number, and features that hold their caption's."""
     latents, numbers, first = [], [], 1
     for frame in FRAMES:
-        items = rows * len(frame.places)
         size = (frame.height // 8, frame.width // 8)
-        values = torch.arange(first, first + items).float()
+        values = torch.arange(first, first + rows).float()
         latents.append(values.reshape(-1, 1, 1, 1).expand(-1, 4, *size))
-        number = torch.arange(first, first + items)
-        numbers.append(number[:, None].expand(-1, captions))
-        first += items
+        numbers.append(torch.arange(first, first + rows)[:, None].expand(-1, captions))
+        first += rows
     features = torch.arange(first).float().reshape(-1, 1, 1).expand(-1, 77, 2)
-    return Cache(tuple(latents), tuple(numbers), features, np.full(rows, 1 / rows))
+    weights = (np.full(rows, 1 / rows),) * len(FRAMES)
+    return Cache(tuple(latents), tuple(numbers), weights, features)
 
 
 def batches(config: UnetConfig, count: int = 150):
@@ -177,12 +173,11 @@ def test_a_picture_and_its_caption_stay_together_in_every_frame():
     assert shapes == {(f.height // 8, f.width // 8) for f in FRAMES}
 
 
-def test_pictures_are_drawn_by_their_weights_and_in_every_place_of_the_frame():
+def test_pictures_are_drawn_by_their_weights_in_every_frame():
     cache, config = small_cache(), UnetConfig(batch_size=4)
-    only_the_last = replace(cache, weights=np.array([0.0, 0, 0, 0, 1]))
+    only_the_last = replace(cache, weights=(np.array([0.0, 0, 0, 0, 1]),) * 3)
     seen = torch.cat([draw_batch(only_the_last, config, s)[0][:, 0, 0, 0] for s in range(150)])
-    # five rows: items 1 to 5 are square, 6 to 20 wide in three places each, 21 to 25 tall
-    assert set(seen.tolist()) == {5, 18, 19, 20, 25}
+    assert set(seen.tolist()) == {5, 10, 15}  # items 1 to 5 are square, 6 to 10 wide, then tall
 
 
 def test_one_caption_in_ten_is_left_empty():
@@ -202,26 +197,6 @@ def test_a_batch_is_a_function_of_its_step_and_the_seed():
 def test_the_frames_shares_are_shares():
     assert sum(frame.share for frame in FRAMES) == pytest.approx(1)
     assert all(frame.width % 8 == frame.height % 8 == 0 for frame in FRAMES)
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(("width", "height"), [(176, 96), (96, 176)])
-def test_a_picture_stands_at_its_place_in_the_frame(place, width, height):
-    black = np.zeros((128, 128, 3), np.uint8)
-    framed = frame_picture(black, Frame(width, height, 1.0), place)
-    assert framed.shape == (height, width, 3)
-    start = round(80 * place)
-    expected = np.full((height, width, 3), 255, np.uint8)
-    if width > height:
-        expected[:, start : start + 96] = 0
-    else:
-        expected[start : start + 96] = 0
-    assert np.array_equal(framed, expected)
-
-
-def test_a_picture_in_its_own_frame_is_not_touched():
-    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    assert frame_picture(picture, Frame(128, 128, 1.0), 0.5) is picture
 
 
 def test_the_unet_without_the_stages_before_is_a_sentence(tmp_path):

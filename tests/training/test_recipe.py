@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,23 @@ from studio.diffusion.model import load_model
 from studio.diffusion.sampler import Drawn, sample
 from studio.training import autoencoder, clip, pretrain, starter
 from studio.training.autoencoder import AutoencoderConfig
-from studio.training.clip import ClipConfig
 from studio.training.corpus import Corpus
 from studio.training.loop import LoopConfig
-from studio.training.pretrain import UnetConfig
-from tests.training.synthetic import SUBJECTS, make_corpus
+from studio.training.pretrain import FRAMES, UnetConfig
+from studio.training.split import SPLIT
+from studio.training.towers import ClipConfig, normalise
+from tests.training.synthetic import SUBJECTS, make_corpus, word_bank
 
 LOOP = LoopConfig(steps=2, learning_rate=1e-3, checkpoint_every=1, ema_decay=0.5)
-VAE = AutoencoderConfig(channels=(4, 4, 8, 8), norm_num_groups=2, batch_size=2, loop=LOOP)
+VAE = AutoencoderConfig(channels=(4, 4, 8, 8), norm_num_groups=2, batch_size=2, scenes=4, loop=LOOP)
 CLIP = ClipConfig(
-    width=32, layers=1, heads=2, projection=16, vocabulary=620, patch=32, batch_size=4, loop=LOOP
-)
-UNET = UnetConfig(channels=(32, 32, 32), heads=2, text_width=32, batch_size=2, loop=LOOP)
+    width=32, layers=1, heads=2, projection=16, vocabulary=620, patch=32, batch_size=4, scenes=4,
+    words=8, checked=40, loop=LOOP,
+)  # fmt: skip
+UNET = UnetConfig(
+    channels=(32, 32, 32), heads=2, text_width=32, batch_size=2, loop=LOOP,
+    frames=tuple(replace(frame, scenes=4) for frame in FRAMES),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def recipe(tmp_path_factory) -> Recipe:
     corpus = make_corpus(folders / "corpus")
     events = {
         "autoencoder": list(autoencoder.train(corpus, VAE, folders / "autoencoder")),
-        "clip": list(clip.train(corpus, CLIP, folders / "clip")),
+        "clip": list(clip.train(corpus, word_bank(), CLIP, folders / "clip")),
         "unet": list(pretrain.train(corpus, UNET, folders)),
         "starter": list(starter.assemble(corpus, UNET, folders, folders / "starter")),
     }
@@ -86,7 +91,9 @@ def test_the_compression_is_reported_and_is_48(recipe):
 
 def test_the_clip_pair_reports_how_often_a_caption_finds_its_picture(recipe):
     figures = recipe.events["clip"][-1].metrics
-    assert 0 <= figures["first_1"] <= figures["first_5"] <= 1
+    assert 0 <= figures["held_out_first_1"] <= figures["held_out_first_5"] <= 1
+    assert {"seen_first_1", "unseen_words_land_near"} <= figures.keys()
+    assert any(name.startswith("tells_") for name in figures)
 
 
 def test_the_pipeline_of_diffusers_draws_with_the_model_as_it_stands(pipeline):
@@ -156,7 +163,7 @@ def test_the_vision_tower_and_both_projections_come_along(recipe):
     pictures = recipe.corpus.pictures[:3]
     processor = CLIPImageProcessor.from_pretrained(recipe.model / "feature_extractor")
     values = processor(list(pictures), return_tensors="pt").pixel_values
-    torch.testing.assert_close(values, clip.normalise(pictures))
+    torch.testing.assert_close(values, normalise(torch.from_numpy(pictures)))
     tower = CLIPVisionModelWithProjection.from_pretrained(recipe.model / "image_encoder")
     assert tower(values.to(tower.dtype)).image_embeds.shape == (3, 16)
     projection = load_file(recipe.model / "text_encoder" / "text_projection.safetensors")
@@ -172,14 +179,34 @@ def test_a_sketch_is_drawn_from_as_often_as_configured(recipe):
         frozenset(SUBJECTS), ("3d render", "flat illustration", "pencil sketch")
     )
     sketches = np.array([entries[r].style == "pencil sketch" for r in rows])
-    assert cache.weights.sum() == pytest.approx(1)
-    assert cache.weights[sketches].sum() == pytest.approx(UNET.sketch_share)
+    single = cache.weights[0][: len(rows)]
+    assert [w.sum() for w in cache.weights] == pytest.approx([1, 1, 1])
+    assert single.sum() == pytest.approx(1 - UNET.scene_share)
+    share = single[sketches].sum() / single.sum()
+    assert share == pytest.approx(UNET.monochrome_share)
+    assert len(rows) == 8  # three subjects in three styles, but for one pair that is held out
     assert [tuple(latents.shape) for latents in cache.latents] == [
         (12, 4, 16, 16),
-        (36, 4, 12, 22),
-        (12, 4, 22, 12),
+        (4, 4, 12, 22),
+        (4, 4, 22, 12),
     ]
-    assert cache.captions[1].max() < len(cache.features)
+    assert [c.shape for c in cache.captions] == [(12, 2), (4, 2), (4, 2)]
+    assert max(c.max() for c in cache.captions) < len(cache.features)
+
+
+def test_the_model_says_what_it_was_shown_and_by_which_split(recipe):
+    about = json.loads((recipe.model / "easel.json").read_text(encoding="utf-8"))
+    assert about["styles"] == ["3d render", "flat illustration", "pencil sketch"]
+    assert about["split"] == SPLIT
+    subjects = (recipe.model / "subjects.txt").read_text(encoding="utf-8").splitlines()
+    assert subjects == list(SUBJECTS[:3])  # the fourth is held out
+
+
+def test_a_corpus_of_another_size_than_the_models_is_a_sentence(recipe, tmp_path):
+    copy_encoders(recipe, tmp_path)
+    small = make_corpus(tmp_path / "corpus", size=32)
+    with pytest.raises(TrainingError, match=r"32 pixels and the model draws 128. Run .*--profile"):
+        next(pretrain.train(small, UNET, tmp_path))
 
 
 def copy_encoders(recipe: Recipe, folders: Path) -> None:

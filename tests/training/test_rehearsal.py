@@ -1,0 +1,134 @@
+"""`train all --profile h200 --rehearse`: the large run from carried originals to a card, tiny."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from studio.core.settings import Settings
+from studio.training import command_line, corpus, sources
+from studio.training.evaluation import EvaluationConfig, evaluate
+from studio.training.judge import JudgeConfig
+from studio.training.packages import fetch_packages
+from studio.training.split import NEW_SUBJECT, SPLIT, split
+from studio.training.words import WORDS, write_words
+from tests.training.synthetic import ellipse, make_corpus, make_packages
+
+LABELS = [f"{a}{b}{a}" for a in "bdfgklmn" for b in "aeiou"]
+
+
+def carry(folder: Path, scratch: Path) -> None:
+    """Put into `folder` what a machine without a network is given: originals and words."""
+    pinned = make_packages(scratch / "packages")
+    list(fetch_packages(scratch / "packages", pinned))
+    some = list(sources.read_originals(scratch / "packages"))
+    more = [
+        replace(some[0], subject=label, style=style, content=shape(number, place).encode())
+        for number, label in enumerate(LABELS)
+        for place, style in enumerate(sources.ALL_STYLES[:6])
+    ]
+    folder.mkdir(parents=True)
+    path = folder / "originals.zip"
+    sources.write_originals(path, iter(some + more), corpus._origin(corpus.PACKAGES))
+    encoder = next((scratch / "packages").glob("gt_all*none-any"))
+    write_words(folder / WORDS, encoder, sorted({o.subject for o in some + more}))
+
+
+def shape(number: int, place: int) -> str:
+    turned = f'<g transform="rotate({7 * number} 8 8) scale({0.6 + 0.06 * place})">'
+    return sources._svg(f"{turned}{ellipse(number % 4)}</g>", 16, 16)
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory) -> tuple[int, Settings, Path]:
+    threads = torch.get_num_threads()
+    settings = Settings(data_dir=tmp_path_factory.mktemp("rehearsal"))
+    folder = settings.training_dir / "h200" / "rehearsal"
+    carry(folder / "corpus", tmp_path_factory.mktemp("scratch"))
+    args = argparse.Namespace(stage="all", rest=["--profile", "h200", "--rehearse"])
+    status = command_line.train(args, settings)
+    torch.set_num_threads(threads)
+    return status, settings, folder
+
+
+def test_every_stage_is_passed_without_packages_or_network(rehearsed):
+    status, _, folder = rehearsed
+    assert status == 0
+    assert not (folder / "corpus" / "packages").exists()
+    assert {p.name for p in folder.iterdir()} == {
+        "corpus", "autoencoder", "clip", "unet", "starter", "card",
+    }  # fmt: skip
+
+
+def test_the_model_is_whole_and_drawn_with_by_diffusers(rehearsed):
+    model = rehearsed[2] / "starter"
+    about = json.loads((model / "easel.json").read_text(encoding="utf-8"))
+    assert about["split"] == SPLIT
+    assert about["trained_sizes"] == [[64, 64], [96, 64], [64, 96]]
+    assert set(about["styles"]) == set(sources.ALL_STYLES)
+    pipeline = StableDiffusionPipeline.from_pretrained(model, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("cat, 3d render", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (64, 64, 3) and np.isfinite(image).all()
+
+
+def test_nothing_that_is_held_out_is_among_its_subjects(rehearsed):
+    subjects = (rehearsed[2] / "starter" / "subjects.txt").read_text(encoding="utf-8").splitlines()
+    parts = split([(subject, "3d render") for subject in subjects])
+    assert subjects and NEW_SUBJECT not in parts
+    held = corpus.load(rehearsed[2] / "corpus").rows(None, sources.ALL_STYLES, (NEW_SUBJECT,))
+    assert len(held)
+
+
+def test_the_card_holds_every_figure_and_licence(rehearsed):
+    card = (rehearsed[2] / "starter" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    figures = json.loads((rehearsed[2] / "card" / "figures.json").read_text(encoding="utf-8"))
+    names = {r["metric"] for r in figures}
+    for wanted in (
+        "3d render, seen, first 5",
+        "3d render, held-out pairs, first 5",
+        "3d render, held-out subjects, Frechet distance",
+        "scenes, on the side that was asked for",
+        "scenes, of the size that was asked for",
+        "autoencoder, held-out pictures, PSNR",
+        "autoencoder, held-out pictures, SSIM",
+        "autoencoder, held-out pictures, Frechet distance of features",
+        "peak memory",
+    ):
+        assert wanted in names, sorted(names)
+    assert all(f"| {name} |" in card for name in names)
+    assert all(licence in card for licence in ("MIT", "CC-BY-3.0", "public domain"))
+    assert "Early maps of the same network" in card
+    assert (rehearsed[2] / "starter" / "samples.png").is_file()
+
+
+def test_the_same_command_again_finds_everything_done(rehearsed, capsys):
+    _, settings, folder = rehearsed
+    weights = folder / "starter" / "unet" / "diffusion_pytorch_model.safetensors"
+    before = load_file(weights)
+    args = argparse.Namespace(stage="unet", rest=["--profile", "h200", "--rehearse"])
+    threads = torch.get_num_threads()
+    assert command_line.train(args, settings) == 0
+    torch.set_num_threads(threads)
+    assert "unet 1/4" not in capsys.readouterr().out
+    after = load_file(folder / "unet" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(before[k], v.half()) for k, v in after.items())
+
+
+def test_an_older_model_and_corpus_are_evaluated_and_say_that_nothing_was_held_out(
+    rehearsed, tmp_path
+):
+    made = make_corpus(tmp_path / "corpus", size=64, old=True)
+    config = EvaluationConfig(pictures=2, subjects=1, reconstructions=4, judge=JudgeConfig(steps=1))
+    list(evaluate(made, rehearsed[2] / "starter", config, tmp_path / "card"))
+    figures = json.loads((tmp_path / "card" / "figures.json").read_text(encoding="utf-8"))
+    assert figures[0]["metric"].startswith("no held-out split (the corpus has none)")
+    assert not any("held-out pairs" in r["metric"] for r in figures)
