@@ -72,7 +72,7 @@ def test_an_extended_picture_has_no_seam_and_no_second_subject(starter):
         strange.append((away > 48).mean())
         steps.append(np.abs(after[:, 128] - after[:, 127]).mean())
     assert strange[0] > 0.1  # the prompt alone puts another robot there
-    assert strange[1] < 0.02
+    assert strange[1] < 0.04
     assert steps[1] < np.abs(np.diff(np.asarray(source, int), axis=1)).mean()
 
 

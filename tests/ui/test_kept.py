@@ -186,7 +186,7 @@ def test_an_extension_is_drawn_from_noise_by_words_of_its_own_and_the_mask_waits
     assert (kept["prompt"], kept["strength"], kept["extend_right"]) == ("a list of panels", 0.4, 64)
     assert said(handlers, reused)["source"]["sha256"] == source
     again = drawn(studio, handlers, kept)
-    assert studio.gallery.get(again).sha256 == first.sha256
+    assert studio.gallery.get(again).request == first.request
 
 
 def test_the_tokens_of_panels_are_those_of_the_longest_line(
