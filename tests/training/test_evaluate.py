@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy.linalg import sqrtm
+from scipy.ndimage import gaussian_filter
 
-from studio.training.evaluate import frechet_distance, placement, precision_and_recall
+from studio.training.evaluate import (
+    frechet_distance,
+    placement,
+    precision_and_recall,
+    psnr,
+    ssim,
+)
 
 
 def normal(count: int, features: int, seed: int, scale: float = 1.0, shift: float = 0.0):
@@ -84,3 +91,27 @@ def test_a_subject_is_found_where_it_stands_and_as_large_as_it_is(centre, ground
 def test_an_empty_picture_has_nothing_anywhere():
     found = placement(np.full((96, 176, 3), 200, np.uint8))
     assert (found.x, found.width, found.height) == (0.5, 0, 0)
+
+
+def test_structural_similarity_is_that_of_the_formula():
+    chance = np.random.default_rng(0)
+    first = gaussian_filter(chance.uniform(0, 255, (40, 48)), 2)
+    second = first + chance.normal(0, 3, first.shape)
+
+    def mean(values):  # the same window of 11 x 11, away from the border
+        return gaussian_filter(values, 1.5, truncate=3.4)[5:-5, 5:-5]
+
+    mx, my = mean(first), mean(second)
+    vx, vy = mean(first**2) - mx**2, mean(second**2) - my**2
+    together = mean(first * second) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    expected = (2 * mx * my + c1) * (2 * together + c2)
+    expected /= (mx**2 + my**2 + c1) * (vx + vy + c2)
+    greys = [torch.from_numpy(g)[None] for g in (first, second)]
+    assert ssim(*greys) == pytest.approx(expected.mean(), rel=1e-6)
+    assert ssim(greys[0], greys[0]) == pytest.approx(1)
+
+
+def test_the_signal_to_noise_ratio_is_in_decibels_of_the_whole_range():
+    black, grey = np.zeros((2, 4, 4, 3), np.uint8), np.full((2, 4, 4, 3), 51, np.uint8)
+    assert psnr(black, grey) == pytest.approx(20 * np.log10(5))
