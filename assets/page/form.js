@@ -74,7 +74,8 @@ function act(event) {
 // ---------------------------------------------------------------- what the handlers answered
 
 function show(outcome) {
-  document.querySelectorAll("[class*=easel-field-] + .easel-problem").forEach((line) => line.remove());
+  const answered = outcome.error || outcome.submitted || outcome.source; // what is only kept answers nothing
+  if (answered) document.querySelectorAll("[class*=easel-field-] + .easel-problem").forEach((line) => line.remove());
   if (outcome.error) showProblem(outcome.error);
   if (outcome.said) toast(outcome.said, outcome.undo ? { label: "Undo", run: () => command("earlier", { key: outcome.undo }) } : null);
   if (outcome.earlier) showEarlier(outcome.earlier);
