@@ -34,7 +34,7 @@ from studio.diffusion.device import is_out_of_memory, release_memory
 from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.training.guards import EpochFigures, why_to_stop
 from studio.training.nft import NftUpdate
-from studio.training.ppo import PpoUpdate, PromptStatistics, advantages
+from studio.training.ppo import PpoUpdate, PromptStatistics, advantages, spread_within
 from studio.training.probes import DIVERSITY, ProbeTools, draw_look, probe
 from studio.training.rewards import Images, RewardFunction
 from studio.training.rollout import (
@@ -325,6 +325,7 @@ class _Run:
             reward_mean=reward_mean,
             reward_held_out=float(rewards.mean()),
             probes=probe(images, prompts, self.tools),
+            spread=spread_within(rewards, prompts),
         )
 
     def _progress(self, phase: str) -> StageProgress:

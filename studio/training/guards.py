@@ -24,6 +24,8 @@ class GuardConfig:
     diversity_drop: float = 0.15  # share of the base's diversity
     fidelity_drop: float = 0.15  # share of the base's prompt fidelity
     look_factor: float = 2.0  # brightness, saturation, sharpness: times or divided by; learned only
+    reach: float = 2.0  # learned only: how far held-out pictures may rise, in standard deviations
+    # between the base's pictures of one prompt; votes compared none that lie much further apart
     patience: int = 4  # epochs in which training rewards may rise while held-out ones fall
 
 
@@ -35,6 +37,7 @@ class EpochFigures:
     reward_mean: float
     reward_held_out: float
     probes: Mapping[str, float]
+    spread: float = 0.0  # standard deviation of held-out rewards between pictures of one prompt
 
 
 def why_to_stop(
@@ -51,6 +54,7 @@ def why_to_stop(
         _drop(DIVERSITY, "the pictures became alike", now, base, config.diversity_drop)
         or _drop(FIDELITY, "the pictures left their prompts", now, base, config.fidelity_drop)
         or (_look(now, base, config.look_factor) if learned else "")
+        or (_beyond(now, base, config.reach * base.spread) if learned else "")
         or _hacked(epochs, base, config.patience)
     )
 
@@ -72,6 +76,16 @@ def _look(now: EpochFigures, base: EpochFigures, factor: float) -> str:
                 "vote asked for so strongly."
             )
     return ""
+
+
+def _beyond(now: EpochFigures, base: EpochFigures, reach: float) -> str:
+    """A learned reward is a guess beyond the pictures that were compared; 0 is no limit."""
+    if reach <= 0 or now.reward_held_out - base.reward_held_out <= reach:
+        return ""
+    return (
+        "Stopped: the votes compared no pictures that differ as much as these now do from the "
+        "base's. Rate the new pictures, and go on from there."
+    )
 
 
 def _hacked(epochs: Sequence[EpochFigures], base: EpochFigures, patience: int) -> str:

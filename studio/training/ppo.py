@@ -91,6 +91,17 @@ def advantages(
     return scaled.clamp(-config.advantage_clip, config.advantage_clip).float()
 
 
+def spread_within(rewards: Tensor, prompts: Sequence[str]) -> float:
+    """Return the standard deviation of rewards (N,) between pictures of one prompt, pooled.
+
+    0 where no prompt has two pictures.
+    """
+    groups = [rewards[[p == prompt for p in prompts]].double() for prompt in sorted(set(prompts))]
+    free = len(prompts) - len(groups)
+    squares = sum(float((group - group.mean()).square().sum()) for group in groups)
+    return (squares / free) ** 0.5 if free else 0.0
+
+
 def ppo_clip_loss(
     log_prob: Tensor, log_prob_old: Tensor, advantages: Tensor, clip_range: float
 ) -> Tensor:

@@ -24,6 +24,7 @@ from studio.diffusion.model import load_model
 from studio.diffusion.sampler import Drawn, sample
 from studio.training.finetune import finetune
 from studio.training.guards import EpochFigures, GuardConfig, why_to_stop
+from studio.training.ppo import spread_within
 from studio.training.probes import diversity, load_tools, probe, sharpness
 from studio.training.rewards import RewardFunction, known_reward
 from studio.training.run_folder import FineTuneConfig, RunState
@@ -353,6 +354,28 @@ def test_each_guard_stops_at_its_limit_and_not_before(now, learned, words):
     reason = why_to_stop([figures(), now], figures(), GuardConfig(), learned=learned)
     assert words in reason
     assert bool(reason) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("spread", "held_out", "learned", "stops"),
+    [
+        (0.2, 0.31, True, True),
+        (0.2, 0.29, True, False),
+        (0.2, 9.0, False, False),
+        (0, 9.0, True, False),
+    ],
+)
+def test_a_learned_reward_is_followed_as_far_as_votes_compared(spread, held_out, learned, stops):
+    base, now = (replace(figures(held_out=h), spread=spread) for h in (1.0, 1.0 + held_out))
+    reason = why_to_stop([now], base, GuardConfig(reach=1.5), learned=learned)
+    assert ("Rate the new pictures" in reason) == stops
+
+
+def test_the_spread_is_that_between_pictures_of_one_prompt():
+    rewards = torch.tensor([1.0, 3.0, 10.0, 10.0, 13.0, 7.0])
+    prompts = ("a", "a", "b", "b", "c", "c")
+    assert spread_within(rewards, prompts) == pytest.approx(((2 + 0 + 18) / 3) ** 0.5)
+    assert spread_within(rewards, "abcdef") == 0
 
 
 def test_a_reward_that_rises_in_training_and_falls_on_held_out_prompts_stops_the_run():
