@@ -437,7 +437,8 @@ def test_every_prompt_comes_once_before_one_comes_again():
     rounds = [p for epoch in range(1, 8) for p in dict.fromkeys(config.epoch_prompts(epoch))]
     assert sorted(rounds[:7]) == sorted(rounds[7:14]) == list("abcdefg")
     assert rounds[:7] != rounds[7:14]
-    assert config.epoch_prompts(1) == tuple(p for p in rounds[:3] for _ in range(4))
+    each = config.images_per_prompt
+    assert config.epoch_prompts(1) == tuple(p for p in rounds[:3] for _ in range(each))
 
 
 def test_fewer_prompts_than_an_epoch_wants_share_its_pictures():

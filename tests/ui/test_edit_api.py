@@ -62,7 +62,7 @@ def test_img2img_takes_a_file_and_draws_it_at_its_own_size(
 
 
 def test_an_adapter_is_named_and_changes_the_picture(client: Client, page: Served):
-    write_lora(page.data_dir / "adapters" / "warm.safetensors")
+    kept = write_lora(page.data_dir / "adapters" / "warm.safetensors")
     warm = [{"name": "warm", "strength": 0.5}]
     ask = partial(client.predict, "red apple", api_name="/txt2img", **FEW)
     (plain,), (drawn,) = ask(), ask(adapters=warm)
@@ -72,6 +72,7 @@ def test_an_adapter_is_named_and_changes_the_picture(client: Client, page: Serve
         ask(adapters=[{"name": "cold"}])
     with pytest.raises(AppError, match="An adapter has a name, a sha256 and a strength"):
         ask(adapters=[{"name": "warm", "weight": 1}])
+    kept.unlink()  # other tests look at the same studio's shelf
 
 
 def test_inpaint_keeps_what_the_mask_leaves_out_and_files_the_parent(
