@@ -55,6 +55,7 @@ def open_source(page: Page, tab: str, content: bytes) -> None:
     )
     expect(page.locator(".easel-origin")).to_contain_text(f"{picture.width} × {picture.height} px")
     expect(canvas(page)).to_be_visible()
+    page.get_by_role("tab", name=tab).click()  # where it is open already this does nothing
 
 
 def stroke(page: Page, across: float = 0.2) -> None:
