@@ -16,6 +16,8 @@ export function mountForm(panel) {
   document.addEventListener("click", act);
   window.addEventListener("pagehide", keepPrompt);
   onOutcome(show);
+  // Some of them are built later than others, on a slow machine well after this.
+  new MutationObserver(() => nameGroups(panel)).observe(panel, { childList: true, subtree: true });
   nameGroups(panel);
   markChoices();
   for (const kind of ["change", "input", "click"]) panel.addEventListener(kind, () => setTimeout(markChoices, 0));
