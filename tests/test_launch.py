@@ -20,7 +20,7 @@ import launch
 from studio.core.settings import Settings
 from studio.services.ownership import device_lock, own_studio, owner_of
 from studio.store.check import find_database_fault
-from studio.training.command_line import STAGES
+from studio.training.stages.command_line import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP_THAT_FAILS = {"PIP_RETRIES": "no number"}  # any run of pip ends with an error

@@ -222,9 +222,9 @@ def campaign_reward(studio: Studio, name: str) -> tuple[RewardFunction, tuple[st
 
     Raises NotFoundError for an unknown campaign, TrainingError when there are too few votes.
     """
-    from studio.training.comparisons import comparisons_from_votes
-    from studio.training.reward import fit_reward
-    from studio.training.reward_check import held_out_agreement
+    from studio.training.preference.comparisons import comparisons_from_votes
+    from studio.training.preference.reward import fit_reward
+    from studio.training.preference.reward_check import held_out_agreement
     from studio.training.rewards import learned_reward
 
     preference = studio.preference

@@ -15,13 +15,13 @@ from studio.core.events import Event, StageProgress
 from studio.core.run import RunPlan
 from studio.core.words import counted
 from studio.services.preference import Preference
-from studio.training.taste_words import WORTH_TRAINING, Agreement, telling
+from studio.training.preference.taste_words import WORTH_TRAINING, Agreement, telling
 
 if TYPE_CHECKING:
     from studio.training.rewards import RewardFunction
 
 REWARD_FILE = "reward.safetensors"  # in the run's folder
-LEAST_VOTES = 10  # `training/reward.py` asks for as many
+LEAST_VOTES = 10  # `training/preference/reward.py` asks for as many
 ONE_SIDED_FROM = 12  # decisive votes on one side alone that are no chance any more
 
 
@@ -106,7 +106,7 @@ def reward_of(
     path, about = folder / REWARD_FILE, {}
     if not path.is_file():
         about = yield from _fit(plan, path, preference)
-    from studio.training.reward import load_reward
+    from studio.training.preference.reward import load_reward
 
     _, encoder = preference.taste.looked_at([])
     reward = learned_reward(load_reward(path), encoder)
@@ -116,9 +116,9 @@ def reward_of(
 def _fit(
     plan: RunPlan, path: Path, preference: Preference
 ) -> Generator[Event, None, dict[str, Any]]:
-    from studio.training.comparisons import comparisons_from_votes
-    from studio.training.reward import fit_reward, save_reward
-    from studio.training.reward_check import held_out_agreement
+    from studio.training.preference.comparisons import comparisons_from_votes
+    from studio.training.preference.reward import fit_reward, save_reward
+    from studio.training.preference.reward_check import held_out_agreement
 
     votes = list(preference.votes.votes(plan.campaign or None))
     pictures = list(dict.fromkeys(s for v in votes for s in (v.left, v.right) if s))

@@ -20,9 +20,9 @@ from studio.services.study import Rate, Study, make_study
 from studio.services.study_page import study_csv, study_html
 from studio.store.campaigns import CampaignStore
 from studio.store.votes import VoteStore
-from studio.training.agreement import raters_agreement
-from studio.training.intervals import wilson_interval
-from studio.training.taste_words import (
+from studio.training.preference.agreement import raters_agreement
+from studio.training.preference.intervals import wilson_interval
+from studio.training.preference.taste_words import (
     LEAST_AGREEMENT_VOTES,
     Agreement,
     calibration_sentence,

@@ -13,9 +13,9 @@ from statistics import median
 from types import MappingProxyType
 
 from studio.core.vote import Tally, Vote
-from studio.training.agreement import FAST_MS, FAST_SHARE, LEAST_FLAGGED, ONE_SIDED
-from studio.training.intervals import wilson_interval
-from studio.training.ranking import rank
+from studio.training.preference.agreement import FAST_MS, FAST_SHARE, LEAST_FLAGGED, ONE_SIDED
+from studio.training.preference.intervals import wilson_interval
+from studio.training.preference.ranking import rank
 
 COMPARED = frozenset(("left", "right", "tie"))  # 'both bad' ranks neither; 'skip' is no answer
 SCORES = MappingProxyType({"left": 1.0, "tie": 0.5, "right": 0.0})

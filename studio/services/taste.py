@@ -27,12 +27,12 @@ from studio.store.campaigns import CampaignStore
 from studio.store.votes import VoteStore
 
 if TYPE_CHECKING:
-    from studio.training.comparisons import Comparisons
-    from studio.training.feature_cache import FeatureCache
-    from studio.training.features import Encoder
-    from studio.training.reward import Reward
-    from studio.training.reward_check import Calibration
-    from studio.training.taste_words import Agreement
+    from studio.training.preference.comparisons import Comparisons
+    from studio.training.preference.feature_cache import FeatureCache
+    from studio.training.preference.features import Encoder
+    from studio.training.preference.reward import Reward
+    from studio.training.preference.reward_check import Calibration
+    from studio.training.preference.taste_words import Agreement
 
 JOB = "taste"
 OWN_ENCODER = "encoder"  # folder in the models' folder: the artist's own CLIP or PickScore
@@ -128,7 +128,7 @@ class Taste:
         Each pair is chosen as if those before it had been answered, or all would ask the same.
         Pictures that came since the last refit are looked at in the background.
         """
-        from studio.training.selection import as_if_answered, next_pair
+        from studio.training.preference.selection import as_if_answered, next_pair
 
         strategy = campaign.plan.strategy
         if strategy == "random":
@@ -210,9 +210,9 @@ class Taste:
 
     def _fit(self, events: tuple[int, int]) -> Iterator[Event]:
         """Fit the reward to the newest votes, and see how well it predicts."""
-        from studio.training.comparisons import comparisons_from_votes
-        from studio.training.reward import fit_reward
-        from studio.training.reward_check import agreement_on
+        from studio.training.preference.comparisons import comparisons_from_votes
+        from studio.training.preference.reward import fit_reward
+        from studio.training.preference.reward_check import agreement_on
 
         newest = max(0, self._votes.newest_number() - NEWEST_VOTES)
         votes = list(self._votes.votes(after=newest))
@@ -253,8 +253,8 @@ class Taste:
     def _feature_cache(self) -> FeatureCache:
         """Return the encoder with what it has looked at before; loads it when first needed."""
         from studio.diffusion.device import choose_device
-        from studio.training.feature_cache import FeatureCache
-        from studio.training.features import load_encoder
+        from studio.training.preference.feature_cache import FeatureCache
+        from studio.training.preference.features import load_encoder
 
         if self._cache is None:
             own = self._settings.models_dir / OWN_ENCODER
@@ -283,7 +283,7 @@ _FORGOTTEN = Snapshot()
 
 def _prior(phi: np.ndarray, prompts: Sequence[str]) -> Reward:
     """Return the reward before any vote, about how pictures (N, D) of one prompt differ."""
-    from studio.training.reward import untrained_reward
+    from studio.training.preference.reward import untrained_reward
 
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     meeting = [(a, b) for a, b in pairwise(order) if prompts[a] == prompts[b]][:MOST_PICTURES]
@@ -299,7 +299,7 @@ def _judged(
 
     The learning curve takes several fits, so it is measured anew only when votes grew by a tenth.
     """
-    from studio.training.reward_check import (
+    from studio.training.preference.reward_check import (
         agreement_of,
         calibration,
         held_out_predictions,

@@ -18,7 +18,7 @@ def train(args: argparse.Namespace, settings: Settings, say: Callable[[str], Non
     """
     if args.stage == "lora":
         return teach(args.rest or [], settings)
-    from studio.training.command_line import train as train_stage  # brings torch
+    from studio.training.stages.command_line import train as train_stage  # brings torch
 
     if int(os.environ.get("RANK", "0")) > 0:
         return train_stage(args, settings)

@@ -38,7 +38,7 @@ from studio.services.run_plan import KNOBS
 from studio.services.run_reward import reward_of
 from studio.services.worker import GpuWorker, JobEnded, JobEvent, Priority
 from studio.store.runs import RunStore
-from studio.training.intervals import wilson_interval
+from studio.training.preference.intervals import wilson_interval
 
 JOB = "verdict"  # ids of jobs: verdict-{number}
 FEWEST = 20  # pairs; fewer say nothing

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from studio.core.events import Event, StageProgress
 from studio.training.hardware import Hardware
-from studio.training.pretrain import UnetConfig, build_unet
+from studio.training.stages.pretrain import UnetConfig, build_unet
 
 PASSES = 3  # of a training step, in forward passes
 PROBE_SIDE = 8192

@@ -49,15 +49,15 @@ from studio.training.loop import (
     step_generator,
     torch_generator,
 )
-from studio.training.pretrain import (
+from studio.training.probes import LookPlan, draw_look
+from studio.training.rollout import TextFeatures
+from studio.training.run_folder import write_text
+from studio.training.stages.pretrain import (
     noise_prediction_loss,
     prediction_target,
     prediction_weight,
     stratified_timesteps,
 )
-from studio.training.probes import LookPlan, draw_look
-from studio.training.rollout import TextFeatures
-from studio.training.run_folder import write_text
 
 STAGE, LOOK, PREPARE = "lora", "look", "prepare"
 FEWEST = 3  # pictures

@@ -22,7 +22,7 @@ from studio.diffusion.latents import decode, initial_latents, picture_generators
 from studio.diffusion.model import LatentDiffusionModel
 from studio.diffusion.safetensors_header import check_safetensors
 from studio.diffusion.samplers import DDIM, make_scheduler
-from studio.training.features import load_clip, load_encoder
+from studio.training.preference.features import load_clip, load_encoder
 from studio.training.rewards import Images, luma, saturation
 from studio.training.rollout import TextFeatures
 

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from studio.core.errors import TrainingError
-from studio.training.features import Encoder
-from studio.training.reward import Reward
+from studio.training.preference.features import Encoder
+from studio.training.preference.reward import Reward
 
 JPEG_QUALITY = 95  # as in ddpo-pytorch's rewards
 LUMA = (0.2126, 0.7152, 0.0722)  # ITU-R BT.709

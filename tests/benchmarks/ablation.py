@@ -30,11 +30,11 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from studio.diffusion.schedule import add_noise, predicted_original_and_noise
-from studio.training import corpus as corpora
-from studio.training.autoencoder import decode, encode
-from studio.training.judge import features, load_network
+from studio.training.dataset import corpus as corpora
 from studio.training.loop import LoopConfig, optimize
-from studio.training.pretrain import (
+from studio.training.stages.autoencoder import decode, encode
+from studio.training.stages.judge import features, load_network
+from studio.training.stages.pretrain import (
     Cache,
     Frame,
     UnetConfig,

@@ -36,24 +36,24 @@ from studio.core.settings import STARTER_MODEL, Settings
 from studio.diffusion.adapters import AppliedAdapters
 from studio.diffusion.model import load_model
 from studio.diffusion.model_files import hash_model
-from studio.training.comparisons import Comparisons
-from studio.training.corpus import load as load_corpus
-from studio.training.features import load_encoder
+from studio.training.dataset.corpus import load as load_corpus
 from studio.training.finetune import finetune
-from studio.training.intervals import wilson_interval
-from studio.training.judge import build_bank, features, hit_rates, load_network, rank
 from studio.training.ppo import PpoConfig
-from studio.training.probes import LookPlan, draw_look, load_tools, probe
-from studio.training.reward import fit_reward
-from studio.training.rewards import Images, RewardFunction, known_reward, learned_reward
-from studio.training.rollout import TextFeatures
-from studio.training.run_folder import ALGORITHMS, NFT, FineTuneConfig
-from studio.training.simulated_rater import (
+from studio.training.preference.comparisons import Comparisons
+from studio.training.preference.features import load_encoder
+from studio.training.preference.intervals import wilson_interval
+from studio.training.preference.reward import fit_reward
+from studio.training.preference.simulated_rater import (
     SimulatedRater,
     Taste,
     pixel_statistics,
     scaled_to_agreement,
 )
+from studio.training.probes import LookPlan, draw_look, load_tools, probe
+from studio.training.rewards import Images, RewardFunction, known_reward, learned_reward
+from studio.training.rollout import TextFeatures
+from studio.training.run_folder import ALGORITHMS, NFT, FineTuneConfig
+from studio.training.stages.judge import build_bank, features, hit_rates, load_network, rank
 
 KNOWN = ("brightness", "compressibility", "random")
 KNOWN_SEEDS, TASTE_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)

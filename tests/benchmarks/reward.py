@@ -34,28 +34,32 @@ from scipy.stats import t as student
 from studio.core.settings import STARTER_MODEL, Settings
 from studio.diffusion.model import load_model
 from studio.services.pairing import CANDIDATES
-from studio.training.comparisons import Comparisons
-from studio.training.cross_validation import choose_prior, prompt_folds
-from studio.training.davidson import bradley_terry_loss, fit_posterior
-from studio.training.features import Encoder, load_shipped, load_starter
-from studio.training.probes import LookPlan, draw_look
-from studio.training.reward import (
+from studio.training.preference.comparisons import Comparisons
+from studio.training.preference.cross_validation import choose_prior, prompt_folds
+from studio.training.preference.davidson import bradley_terry_loss, fit_posterior
+from studio.training.preference.features import Encoder, load_shipped, load_starter
+from studio.training.preference.reward import (
     LEAST_VOTES,
     Reward,
     RewardConfig,
     fit_reward,
     untrained_reward,
 )
-from studio.training.reward_check import held_out_agreement
-from studio.training.rollout import TextFeatures
-from studio.training.selection import as_if_answered, expected_information_gain, next_pair
-from studio.training.simulated_rater import (
+from studio.training.preference.reward_check import held_out_agreement
+from studio.training.preference.selection import (
+    as_if_answered,
+    expected_information_gain,
+    next_pair,
+)
+from studio.training.preference.simulated_rater import (
     TIE_NU,
     SimulatedRater,
     Taste,
     pixel_statistics,
     scaled_to_agreement,
 )
+from studio.training.probes import LookPlan, draw_look
+from studio.training.rollout import TextFeatures
 
 SEEDS = 20
 PROMPTS, EACH = 120, 8

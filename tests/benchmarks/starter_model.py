@@ -3,9 +3,9 @@
     python launch.py bench starter-model
     python -m tests.benchmarks.starter_model [--model DIR] [--corpus DIR] [--pictures N]
 
-The figures are those of `studio/training/evaluation.py`, which `train card` writes into a model's
-card. Needs the corpus in the data folder; with the shipped model it takes about ten minutes of two
-idle cores.
+The figures are those of `studio/training/stages/evaluation.py`, which `train card` writes into a
+model's card. Needs the corpus in the data folder; with the shipped model it takes about ten
+minutes of two idle cores.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from studio.core.errors import TrainingError
 from studio.core.settings import STARTER_MODEL, Settings
-from studio.training.corpus import load
-from studio.training.evaluation import FIGURES, EvaluationConfig, evaluate
+from studio.training.dataset.corpus import load
+from studio.training.stages.evaluation import FIGURES, EvaluationConfig, evaluate
 
 
 def main(

@@ -22,7 +22,7 @@ import torch
 
 from studio.diffusion.schedule import cosine_alphas_cumprod
 from studio.training.loop import make_optimizer, take_step, update_ema
-from studio.training.pretrain import (
+from studio.training.stages.pretrain import (
     FRAMES,
     TIMESTEPS,
     Cache,

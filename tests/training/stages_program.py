@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from studio.training import autoencoder, clip, corpus, pretrain, towers
+from studio.training.dataset import corpus
+from studio.training.dataset.words import WORDS, load_words
 from studio.training.hardware import find_hardware
 from studio.training.loop import LoopConfig
-from studio.training.words import WORDS, load_words
+from studio.training.stages import autoencoder, clip, pretrain, towers
 
 LOOP = LoopConfig(
     steps=4, learning_rate=1e-3, warmup=1, checkpoint_every=4, report_every=1, ema_decay=0.5

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel
 
-from studio.training.corpus import Corpus, CorpusConfig, Entry
-from studio.training.packages import (
+from studio.training.dataset.corpus import Corpus, CorpusConfig, Entry
+from studio.training.dataset.packages import (
     APT,
     CLIP_ART,
     GAME_ICONS,
@@ -29,9 +29,9 @@ from studio.training.packages import (
     SENTENCES,
     Package,
 )
-from studio.training.sources import ALL_STYLES
-from studio.training.split import NEW_PAIR, NEW_SUBJECT, TRAIN
-from studio.training.words import WORDS, WordBank
+from studio.training.dataset.sources import ALL_STYLES
+from studio.training.dataset.split import NEW_PAIR, NEW_SUBJECT, TRAIN
+from studio.training.dataset.words import WORDS, WordBank
 
 SUBJECTS = ("cat", "dog", "house", "red apple")  # all of them in the starter model's list
 COLOURS = ("#d03020", "#2050d0", "#20a040", "#e0b020")

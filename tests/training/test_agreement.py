@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from studio.core.vote import Vote
-from studio.training.agreement import (
+from studio.training.preference.agreement import (
     answer_table,
     krippendorff_alpha,
     position_bias,
@@ -20,7 +20,7 @@ from studio.training.agreement import (
     raters_agreement,
     self_consistency,
 )
-from studio.training.comparisons import comparisons_from_votes
+from studio.training.preference.comparisons import comparisons_from_votes
 
 NUMBERS = count()
 

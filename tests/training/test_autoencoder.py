@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from studio.training.autoencoder import (
+from studio.training.stages.autoencoder import (
     AutoencoderConfig,
     build_autoencoder,
     compression,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from studio.training.captions import (
+from studio.training.dataset.captions import (
     NUMBERS,
     PLACES,
     SHOTS,

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from studio.training import clip, clip_check, towers
-from studio.training.clip_check import told_apart, unseen_words
-from studio.training.scenes import paint_bank
-from studio.training.towers import (
+from studio.training.dataset.scenes import paint_bank
+from studio.training.stages import clip, clip_check, towers
+from studio.training.stages.clip_check import told_apart, unseen_words
+from studio.training.stages.towers import (
     ClipConfig,
     ClipPair,
     contrastive_loss,

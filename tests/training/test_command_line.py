@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import launch
-from studio.training import command_line
+from studio.training.stages import command_line
 from tests.training.synthetic import make_corpus
 
 

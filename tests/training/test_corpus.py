@@ -13,11 +13,11 @@ from PIL import Image
 
 from studio.core.errors import TrainingError
 from studio.core.events import StageArtifact
-from studio.training import corpus
-from studio.training.corpus import Corpus, Entry
-from studio.training.packages import CLIP_ART, FLAT, GAME_ICONS, NOTO, RENDERS, TWEMOJI
-from studio.training.rasterise import draw_original, ink_drawing, on_white, pencil_sketch
-from studio.training.sources import Original
+from studio.training.dataset import corpus
+from studio.training.dataset.corpus import Corpus, Entry
+from studio.training.dataset.packages import CLIP_ART, FLAT, GAME_ICONS, NOTO, RENDERS, TWEMOJI
+from studio.training.dataset.rasterise import draw_original, ink_drawing, on_white, pencil_sketch
+from studio.training.dataset.sources import Original
 from tests.training.synthetic import (
     COLOURS,
     SUBJECTS,

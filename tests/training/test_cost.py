@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from studio.core.events import Notice, StageProgress
-from studio.training.autoencoder import build_autoencoder
 from studio.training.cost import forward_flops, with_speed
 from studio.training.hardware import PLAIN
-from studio.training.pretrain import Frame, UnetConfig, build_unet
-from studio.training.profiles import PROFILES
-from studio.training.towers import ClipPair
+from studio.training.stages.autoencoder import build_autoencoder
+from studio.training.stages.pretrain import Frame, UnetConfig, build_unet
+from studio.training.stages.profiles import PROFILES
+from studio.training.stages.towers import ClipPair
 
 SHIPPED_LIMIT = 100e6  # bytes of the starter model in fp16
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 
-from studio.training.evaluate import (
+from studio.training.stages.evaluate import (
     frechet_distance,
     placement,
     precision_and_recall,

@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from studio.core.errors import ModelError, NotFoundError
-from studio.training.efficientnet import EfficientNetLite0, convert
-from studio.training.feature_cache import FeatureCache
-from studio.training.features import load_encoder
+from studio.training.preference.efficientnet import EfficientNetLite0, convert
+from studio.training.preference.feature_cache import FeatureCache
+from studio.training.preference.features import load_encoder
 
 HAS_PACKAGE = importlib.util.find_spec("efficientnet_lite_pytorch") is not None
 

@@ -9,9 +9,9 @@ import torch
 from studio.core.request import GenerationRequest
 from studio.diffusion.model import load_model
 from studio.diffusion.sampler import Drawn, sample
-from studio.training import judge
-from studio.training.judge import Bank, JudgeConfig, hit_rates, rank
-from studio.training.sources import ALL_STYLES, EMOJI_STYLES
+from studio.training.dataset.sources import ALL_STYLES, EMOJI_STYLES
+from studio.training.stages import judge
+from studio.training.stages.judge import Bank, JudgeConfig, hit_rates, rank
 from tests.diffusion.tiny_model import TINY_SIZE, build_tiny_model
 from tests.training.synthetic import make_corpus
 

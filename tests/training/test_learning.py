@@ -18,14 +18,15 @@ import torch
 from studio.diffusion.adapter_files import read_lineage
 from studio.diffusion.adapters import AppliedAdapters
 from studio.diffusion.model import LatentDiffusionModel, load_model
-from studio.training.comparisons import Comparisons
-from studio.training.features import Encoder
 from studio.training.finetune import finetune
 from studio.training.guards import GuardConfig
 from studio.training.nft import NftConfig
 from studio.training.ppo import PpoConfig
+from studio.training.preference.comparisons import Comparisons
+from studio.training.preference.features import Encoder
+from studio.training.preference.reward import fit_reward
+from studio.training.preference.simulated_rater import SimulatedRater, scaled_to_agreement
 from studio.training.probes import LookPlan, draw_look
-from studio.training.reward import fit_reward
 from studio.training.rewards import (
     Images,
     RewardFunction,
@@ -36,7 +37,6 @@ from studio.training.rewards import (
 )
 from studio.training.rollout import PolicyConfig, TextFeatures
 from studio.training.run_folder import FineTuneConfig
-from studio.training.simulated_rater import SimulatedRater, scaled_to_agreement
 from tests.training.finetune_program import TOOLS
 
 PROMPTS, HELD_OUT = ("red apple", "castle", "cat", "house"), ("dog", "tree")

@@ -15,8 +15,8 @@ from torch.nn.functional import mse_loss
 
 from studio.core.errors import TrainingError
 from studio.diffusion.schedule import cosine_alphas_cumprod, zero_terminal_snr
-from studio.training import pretrain
-from studio.training.pretrain import (
+from studio.training.stages import pretrain
+from studio.training.stages.pretrain import (
     FRAMES,
     TIMESTEPS,
     Cache,

@@ -8,7 +8,7 @@ import choix
 import numpy as np
 import pytest
 
-from studio.training.ranking import rank
+from studio.training.preference.ranking import rank
 
 STRENGTHS = np.array([0.8, 0.1, -0.3, -0.6])
 

@@ -20,13 +20,13 @@ from studio.core.events import Event, StageArtifact, StageProgress
 from studio.core.request import GenerationRequest
 from studio.diffusion.model import load_model
 from studio.diffusion.sampler import Drawn, sample
-from studio.training import autoencoder, clip, pretrain, starter
-from studio.training.autoencoder import AutoencoderConfig
-from studio.training.corpus import Corpus
+from studio.training.dataset.corpus import Corpus
+from studio.training.dataset.split import SPLIT
 from studio.training.loop import LoopConfig
-from studio.training.pretrain import FRAMES, UnetConfig
-from studio.training.split import SPLIT
-from studio.training.towers import ClipConfig, normalise
+from studio.training.stages import autoencoder, clip, pretrain, starter
+from studio.training.stages.autoencoder import AutoencoderConfig
+from studio.training.stages.pretrain import FRAMES, UnetConfig
+from studio.training.stages.towers import ClipConfig, normalise
 from tests.training.synthetic import SUBJECTS, make_corpus, word_bank
 
 LOOP = LoopConfig(steps=2, learning_rate=1e-3, checkpoint_every=1, ema_decay=0.5)

@@ -14,12 +14,13 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from studio.core.settings import Settings
-from studio.training import command_line, corpus, sources
-from studio.training.evaluation import EvaluationConfig, evaluate
-from studio.training.judge import JudgeConfig
-from studio.training.packages import fetch_packages
-from studio.training.split import NEW_SUBJECT, SPLIT, split
-from studio.training.words import WORDS, write_words
+from studio.training.dataset import corpus, sources
+from studio.training.dataset.packages import fetch_packages
+from studio.training.dataset.split import NEW_SUBJECT, SPLIT, split
+from studio.training.dataset.words import WORDS, write_words
+from studio.training.stages import command_line
+from studio.training.stages.evaluation import EvaluationConfig, evaluate
+from studio.training.stages.judge import JudgeConfig
 from tests.training.synthetic import ellipse, make_corpus, make_packages
 
 LABELS = [f"{a}{b}{a}" for a in "bdfgklmn" for b in "aeiou"]

@@ -15,17 +15,17 @@ from safetensors.numpy import save_file
 from scipy import integrate, optimize
 
 from studio.core.errors import ModelError, TrainingError
-from studio.training.comparisons import Comparisons
-from studio.training.cross_validation import choose_prior, prompt_folds, splits
-from studio.training.davidson import (
+from studio.training.preference.comparisons import Comparisons
+from studio.training.preference.cross_validation import choose_prior, prompt_folds, splits
+from studio.training.preference.davidson import (
     bradley_terry_loss,
     davidson_log_probabilities,
     fit_posterior,
     penalised_loss,
     sigmoid,
 )
-from studio.training.projection import fit_projection
-from studio.training.reward import (
+from studio.training.preference.projection import fit_projection
+from studio.training.preference.reward import (
     Reward,
     RewardConfig,
     fit_reward,

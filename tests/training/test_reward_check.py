@@ -10,11 +10,11 @@ import torch
 from scipy import optimize
 from scipy.stats import binomtest
 
-from studio.training.comparisons import Comparisons
-from studio.training.davidson import davidson_log_probabilities, sigmoid
-from studio.training.intervals import clustered_interval, wilson_interval
-from studio.training.reward import fit_reward
-from studio.training.reward_check import (
+from studio.training.preference.comparisons import Comparisons
+from studio.training.preference.davidson import davidson_log_probabilities, sigmoid
+from studio.training.preference.intervals import clustered_interval, wilson_interval
+from studio.training.preference.reward import fit_reward
+from studio.training.preference.reward_check import (
     HeldOut,
     agreement_on,
     best_temperature,
@@ -23,7 +23,7 @@ from studio.training.reward_check import (
     held_out_predictions,
     learning_curve,
 )
-from studio.training.taste_words import (
+from studio.training.preference.taste_words import (
     Agreement,
     calibration_sentence,
     more_votes_sentence,

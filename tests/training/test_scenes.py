@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studio.core.errors import TrainingError
-from studio.training.backdrops import BACKDROPS, TIMES, paint_backdrop
-from studio.training.captions import SHOTS, read_caption
-from studio.training.evaluate import at_size, in_place, placement
-from studio.training.scenes import Scene, describe, draw_scene, paint, paint_bank, sibling
+from studio.training.dataset.backdrops import BACKDROPS, TIMES, paint_backdrop
+from studio.training.dataset.captions import SHOTS, read_caption
+from studio.training.dataset.scenes import Scene, describe, draw_scene, paint, paint_bank, sibling
+from studio.training.stages.evaluate import at_size, in_place, placement
 from tests.training.synthetic import make_corpus
 
 SIZES = ((128, 128), (176, 96), (96, 176))

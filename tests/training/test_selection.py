@@ -9,9 +9,9 @@ import pytest
 from scipy import integrate
 from scipy.stats import norm
 
-from studio.training.davidson import davidson_log_probabilities, fit_posterior
-from studio.training.reward import Reward, untrained_reward
-from studio.training.selection import (
+from studio.training.preference.davidson import davidson_log_probabilities, fit_posterior
+from studio.training.preference.reward import Reward, untrained_reward
+from studio.training.preference.selection import (
     STRATEGIES,
     as_if_answered,
     expected_information_gain,
@@ -19,7 +19,7 @@ from studio.training.selection import (
     next_pairs,
     share_explained,
 )
-from studio.training.simulated_rater import (
+from studio.training.preference.simulated_rater import (
     TIE_NU,
     SimulatedRater,
     Taste,

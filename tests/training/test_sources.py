@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from studio.core.errors import TrainingError
-from studio.training import sources
-from studio.training.packages import PACKAGES, fetch_packages, package_folder
-from studio.training.rasterise import rasterise
-from studio.training.sources import Subject
+from studio.training.dataset import sources
+from studio.training.dataset.packages import PACKAGES, fetch_packages, package_folder
+from studio.training.dataset.rasterise import rasterise
+from studio.training.dataset.sources import Subject
 from tests.training.synthetic import make_packages
 
 NOTO = "@iconify-json/noto"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from studio.training import autoencoder, clip, pretrain
-from studio.training.corpus import Corpus
-from studio.training.duplicates import Seen
-from studio.training.pretrain import Frame
-from studio.training.scenes import paint_bank
-from studio.training.split import NEW_PAIR, NEW_SUBJECT, TRAIN, family, split
+from studio.training.dataset.corpus import Corpus
+from studio.training.dataset.duplicates import Seen
+from studio.training.dataset.scenes import paint_bank
+from studio.training.dataset.split import NEW_PAIR, NEW_SUBJECT, TRAIN, family, split
+from studio.training.stages import autoencoder, clip, pretrain
+from studio.training.stages.pretrain import Frame
 from tests.training import test_recipe
 from tests.training.synthetic import make_corpus, word_bank
 

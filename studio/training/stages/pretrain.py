@@ -47,14 +47,14 @@ from studio.diffusion.schedule import (
     velocity,
     zero_terminal_snr,
 )
-from studio.training.autoencoder import decode, encode
-from studio.training.captions import caption
-from studio.training.corpus import Corpus, drawn_rows
+from studio.training.dataset.captions import caption
+from studio.training.dataset.corpus import Corpus, drawn_rows
+from studio.training.dataset.scenes import paint_bank
+from studio.training.dataset.sources import INK, PICTOGRAM, SKETCH
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
-from studio.training.scenes import paint_bank
-from studio.training.sources import INK, PICTOGRAM, SKETCH
-from studio.training.towers import tokenize
+from studio.training.stages.autoencoder import decode, encode
+from studio.training.stages.towers import tokenize
 
 TIMESTEPS = 1000
 

@@ -15,11 +15,11 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from studio.training.corpus import Corpus
-from studio.training.evaluation import FIGURES, Examined
-from studio.training.packages import PACKAGES
-from studio.training.profiles import Profile
-from studio.training.split import TRAIN
+from studio.training.dataset.corpus import Corpus
+from studio.training.dataset.packages import PACKAGES
+from studio.training.dataset.split import TRAIN
+from studio.training.stages.evaluation import FIGURES, Examined
+from studio.training.stages.profiles import Profile
 
 WEIGHTS: Mapping[str, str] = MappingProxyType(  # file of a part, and what it is
     {

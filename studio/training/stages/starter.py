@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.diffusion.latents import fit_latent_rgb, write_latent_rgb
-from studio.training.autoencoder import encode, to_tensor
-from studio.training.corpus import Corpus, drawn_rows
-from studio.training.pretrain import UnetConfig, scheduler_settings
-from studio.training.sources import ALL_STYLES
-from studio.training.split import SPLIT
+from studio.training.dataset.corpus import Corpus, drawn_rows
+from studio.training.dataset.sources import ALL_STYLES
+from studio.training.dataset.split import SPLIT
+from studio.training.stages.autoencoder import encode, to_tensor
+from studio.training.stages.pretrain import UnetConfig, scheduler_settings
 
 PARTS = ("unet", "vae", "text_encoder", "image_encoder")
 

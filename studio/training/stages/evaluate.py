@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studio.training.captions import SHOTS
+from studio.training.dataset.captions import SHOTS
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studio.core.vote import Vote
-from studio.training.intervals import wilson_interval
-from studio.training.reward_check import held_out_agreement
-from studio.training.taste_words import Agreement, percent
+from studio.training.preference.intervals import wilson_interval
+from studio.training.preference.reward_check import held_out_agreement
+from studio.training.preference.taste_words import Agreement, percent
 
 __all__ = [
     "Agreement",

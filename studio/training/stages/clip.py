@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from studio.core.events import Event, StageProgress
-from studio.training.captions import caption
-from studio.training.clip_check import check
-from studio.training.corpus import Corpus
+from studio.training.dataset.captions import caption
+from studio.training.dataset.corpus import Corpus
+from studio.training.dataset.scenes import SceneBank, paint_bank
+from studio.training.dataset.words import WordBank
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import Metrics, optimize, step_generator
-from studio.training.scenes import SceneBank, paint_bank
-from studio.training.towers import (
+from studio.training.stages.clip_check import check
+from studio.training.stages.towers import (
     IMAGE_MEAN,
     IMAGE_STD,
     ClipConfig,
@@ -37,7 +38,6 @@ from studio.training.towers import (
     tokenize,
     train_tokenizer,
 )
-from studio.training.words import WordBank
 
 
 def train(

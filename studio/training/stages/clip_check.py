@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from studio.training.corpus import Corpus
-from studio.training.scenes import paint_bank
-from studio.training.split import NEW_PAIR, NEW_SUBJECT
-from studio.training.towers import ClipPair, normalise, tokenize
-from studio.training.words import WordBank
+from studio.training.dataset.corpus import Corpus
+from studio.training.dataset.scenes import paint_bank
+from studio.training.dataset.split import NEW_PAIR, NEW_SUBJECT
+from studio.training.dataset.words import WordBank
+from studio.training.stages.towers import ClipPair, normalise, tokenize
 
 NEW_SCENES = 1_000_003  # a seed that no training has
 

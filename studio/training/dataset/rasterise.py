@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageFilter
 
-from studio.training.sources import DERIVED_FROM, INK, SKETCH, Original
+from studio.training.dataset.sources import DERIVED_FROM, INK, SKETCH, Original
 
 MARGIN = 4  # pixels of white around a picture at 128
 POOL_FROM = 1000  # originals; below that, starting processes costs more than it saves

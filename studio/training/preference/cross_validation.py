@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from studio.training.davidson import (
+from studio.training.preference.davidson import (
     Posterior,
     bradley_terry_loss,
     curvature,

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from studio.core.errors import TrainingError
-from studio.training.backdrops import (
+from studio.training.dataset.backdrops import (
     BACKDROPS,
     HORIZON,
     LANDSCAPES,
@@ -25,7 +25,7 @@ from studio.training.backdrops import (
     light_at,
     paint_backdrop,
 )
-from studio.training.captions import (
+from studio.training.dataset.captions import (
     COLOURS,
     NUMBERS,
     PLACES,
@@ -34,9 +34,9 @@ from studio.training.captions import (
     noun,
     plural,
 )
-from studio.training.corpus import Corpus
-from studio.training.rasterise import ink_drawing, pencil_sketch
-from studio.training.sources import INK, PICTOGRAM, SKETCH
+from studio.training.dataset.corpus import Corpus
+from studio.training.dataset.rasterise import ink_drawing, pencil_sketch
+from studio.training.dataset.sources import INK, PICTOGRAM, SKETCH
 
 SIDED = 0.7  # a subject wider than this share of the frame stands on no side of it
 Size = tuple[int, int]  # width, height in pixels

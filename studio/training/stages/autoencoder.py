@@ -25,11 +25,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from studio.core.events import Event, StageArtifact, StageProgress
-from studio.training.corpus import Corpus, drawn_rows
-from studio.training.efficientnet import EfficientNetLite0, load_shipped_network
+from studio.training.dataset.corpus import Corpus, drawn_rows
+from studio.training.dataset.scenes import paint_bank
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
-from studio.training.scenes import paint_bank
+from studio.training.preference.efficientnet import EfficientNetLite0, load_shipped_network
 
 
 @dataclass(frozen=True)

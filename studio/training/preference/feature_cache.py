@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studio.core.errors import EaselError
-from studio.training.features import BATCH, Encoder, Picture
+from studio.training.preference.features import BATCH, Encoder, Picture
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 Features = dict[str, NDArray[np.float32]]

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image, ImageDraw
 
-from studio.training.captions import COLOURS
+from studio.training.dataset.captions import COLOURS
 
 Colour = tuple[int, int, int]
 HORIZON = 0.6  # of the height, from above

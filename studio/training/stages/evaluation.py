@@ -22,10 +22,13 @@ from torch import Tensor, nn
 
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.diffusion.model import LatentDiffusionModel, load_model
-from studio.training.autoencoder import decode, encode
-from studio.training.captions import PLACES, SHOTS, noun, read_caption
-from studio.training.corpus import Corpus
-from studio.training.evaluate import (
+from studio.training.dataset.captions import PLACES, SHOTS, noun, read_caption
+from studio.training.dataset.corpus import Corpus
+from studio.training.dataset.packages import CLIP_ART
+from studio.training.dataset.sources import EMOJI_STYLES, INK, SKETCH
+from studio.training.dataset.split import NEW_PAIR, NEW_SUBJECT, SPLIT, TRAIN
+from studio.training.stages.autoencoder import decode, encode
+from studio.training.stages.evaluate import (
     at_size,
     frechet_distance,
     in_place,
@@ -34,7 +37,7 @@ from studio.training.evaluate import (
     psnr,
     ssim,
 )
-from studio.training.judge import (
+from studio.training.stages.judge import (
     Bank,
     JudgeConfig,
     build_bank,
@@ -45,9 +48,6 @@ from studio.training.judge import (
     rank,
     write_sheet,
 )
-from studio.training.packages import CLIP_ART
-from studio.training.sources import EMOJI_STYLES, INK, SKETCH
-from studio.training.split import NEW_PAIR, NEW_SUBJECT, SPLIT, TRAIN
 
 FIGURES = "figures.json"
 SIDED = 0.7  # as in scenes: a wider subject stands on no side

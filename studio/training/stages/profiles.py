@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from studio.training.autoencoder import AutoencoderConfig
-from studio.training.corpus import CorpusConfig
-from studio.training.evaluation import EvaluationConfig
-from studio.training.judge import JudgeConfig
+from studio.training.dataset.corpus import CorpusConfig
 from studio.training.loop import LoopConfig
-from studio.training.pretrain import Frame, UnetConfig
-from studio.training.towers import ClipConfig
+from studio.training.stages.autoencoder import AutoencoderConfig
+from studio.training.stages.evaluation import EvaluationConfig
+from studio.training.stages.judge import JudgeConfig
+from studio.training.stages.pretrain import Frame, UnetConfig
+from studio.training.stages.towers import ClipConfig
 
 CPU = "cpu"
 

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from studio.core.errors import TrainingError
-from studio.training import clip_art
-from studio.training.packages import (
+from studio.training.dataset import clip_art
+from studio.training.dataset.packages import (
     CLIP_ART,
     FLAT,
     GAME_ICONS,

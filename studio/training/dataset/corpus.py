@@ -34,13 +34,13 @@ from PIL import Image
 
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
-from studio.training import packages, sources
-from studio.training.duplicates import Seen
-from studio.training.packages import PACKAGES, SENTENCES, Package
-from studio.training.rasterise import draw_all
-from studio.training.sources import ALL_STYLES, DRAWN_STYLES, Original
-from studio.training.split import TRAIN, split
-from studio.training.words import WORDS, write_words
+from studio.training.dataset import packages, sources
+from studio.training.dataset.duplicates import Seen
+from studio.training.dataset.packages import PACKAGES, SENTENCES, Package
+from studio.training.dataset.rasterise import draw_all
+from studio.training.dataset.sources import ALL_STYLES, DRAWN_STYLES, Original
+from studio.training.dataset.split import TRAIN, split
+from studio.training.dataset.words import WORDS, write_words
 
 VERSION = 2  # of the layout and of what is drawn; 1 had neither alpha nor split
 SUBJECTS = Path(__file__).with_name("subjects.txt")

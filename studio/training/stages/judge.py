@@ -25,9 +25,9 @@ from studio.diffusion.latents import decode, initial_latents, picture_generators
 from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.diffusion.samplers import make_scheduler
 from studio.diffusion.text import encode_prompts
-from studio.training.corpus import Corpus, starter_subjects
-from studio.training.efficientnet import load_shipped_network
-from studio.training.sources import EMOJI_STYLES, INK, SKETCH, STYLES
+from studio.training.dataset.corpus import Corpus, starter_subjects
+from studio.training.dataset.sources import EMOJI_STYLES, INK, SKETCH, STYLES
+from studio.training.preference.efficientnet import load_shipped_network
 
 SIZE = 160  # pixels the judge sees
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)

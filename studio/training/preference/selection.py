@@ -20,8 +20,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from studio.training.davidson import davidson_log_probabilities
-from studio.training.reward import Reward
+from studio.training.preference.davidson import davidson_log_probabilities
+from studio.training.preference.reward import Reward
 
 Floats = NDArray[np.float64]
 Strategy = Literal["random", "eig", "tournament"]

@@ -21,16 +21,16 @@ from safetensors.numpy import save as to_bytes
 
 from studio.core.errors import DiskFullError, ModelError, TrainingError
 from studio.diffusion.safetensors_header import check_safetensors
-from studio.training.comparisons import Comparisons
-from studio.training.cross_validation import choose_prior, prompt_folds
-from studio.training.davidson import (
+from studio.training.preference.comparisons import Comparisons
+from studio.training.preference.cross_validation import choose_prior, prompt_folds
+from studio.training.preference.davidson import (
     LOG_NU_PRIOR,
     bradley_terry_loss,
     davidson_log_probabilities,
     fit_posterior,
     sigmoid,
 )
-from studio.training.projection import Projection, fit_projection
+from studio.training.preference.projection import Projection, fit_projection
 
 __all__ = ["Comparisons", "Reward", "RewardConfig", "bradley_terry_loss", "fit_reward"]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from studio.training.comparisons import Comparisons
-from studio.training.cross_validation import choose_prior, prompt_folds, splits
-from studio.training.davidson import fit_posterior, sigmoid
-from studio.training.intervals import clustered_interval
-from studio.training.reward import (
+from studio.training.preference.comparisons import Comparisons
+from studio.training.preference.cross_validation import choose_prior, prompt_folds, splits
+from studio.training.preference.davidson import fit_posterior, sigmoid
+from studio.training.preference.intervals import clustered_interval
+from studio.training.preference.reward import (
     LEAST_VOTES,
     Reward,
     RewardConfig,
@@ -24,7 +24,7 @@ from studio.training.reward import (
     moderated,
     voted_projection,
 )
-from studio.training.taste_words import Agreement
+from studio.training.preference.taste_words import Agreement
 
 Floats = NDArray[np.float64]
 

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from studio.core.errors import ModelError
 from studio.core.settings import STARTER_MODEL
 from studio.diffusion.safetensors_header import check_safetensors
-from studio.training.efficientnet import FOLDER as EFFICIENTNET
-from studio.training.efficientnet import EfficientNetLite0
+from studio.training.preference.efficientnet import FOLDER as EFFICIENTNET
+from studio.training.preference.efficientnet import EfficientNetLite0
 
 Picture = Image.Image | NDArray[np.uint8]  # RGB; arrays are (H, W, 3)
 
