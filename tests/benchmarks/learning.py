@@ -5,14 +5,17 @@
 (b) End to end: a simulated rater whose utility is hidden from everything but the rater gives 300
     votes; the tuned model must beat its base in at least 65 % of blind pairs of held-out prompts
     (Wilson's lower bound above 55 %). Beside it stands what re-ranking four pictures of the base by
-    the same learned reward gives. Five seeds.
+    the same learned reward gives. Five seeds. In two rounds, as an artist goes on: 180 votes about
+    the base's pictures, training, 120 about the tuned model's and the base's, training again from
+    where the first round ended (`--anew`: from the base) towards what all 300 teach.
 
 Each run keeps its folder below the data folder and its verdict in a file, so that a benchmark that
 is interrupted, or given only some minutes, measures the rest the next time. Given epochs, a run is
 the same on a crowded machine; the CPU time that it took stands beside it.
 
     python -m tests.benchmarks.learning [--minutes M | --epochs N] [--only NAME-SEED]
-        [--algorithm ppo|nft] [--learning-rate R] [--folder FOLDER] [--corpus FOLDER]
+        [--algorithm ppo|nft] [--learning-rate R] [--rounds 1|2] [--anew]
+        [--folder FOLDER] [--corpus FOLDER]
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,29 +42,22 @@ from studio.diffusion.model_files import hash_model
 from studio.training.dataset.corpus import load as load_corpus
 from studio.training.finetune import finetune
 from studio.training.ppo import PpoConfig
-from studio.training.preference.comparisons import Comparisons
-from studio.training.preference.features import load_encoder
-from studio.training.preference.intervals import wilson_interval
-from studio.training.preference.reward import fit_reward
-from studio.training.preference.simulated_rater import (
-    SimulatedRater,
-    Taste,
-    pixel_statistics,
-    scaled_to_agreement,
-)
 from studio.training.probes import LookPlan, draw_look, load_tools, probe
-from studio.training.rewards import Images, RewardFunction, known_reward, learned_reward
+from studio.training.rewards import Images, RewardFunction, known_reward
 from studio.training.rollout import TextFeatures
 from studio.training.run_folder import ALGORITHMS, NFT, FineTuneConfig
 from studio.training.stages.judge import build_bank, features, hit_rates, load_network, rank
+from tests.benchmarks.hidden_rater import HiddenRater, paired
 
 KNOWN = ("brightness", "compressibility", "random")
 KNOWN_SEEDS, TASTE_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)
 MINUTES = 20.0  # of training, as asked
 VOTES = 300
+FIRST_VOTES = 180  # of them about the base's pictures, where there are two rounds; one of either
+TUNED_POOL = 2  # kind a prompt is left for the second
 POOL = 4  # pictures of each prompt that are voted on, and that (b) compares
 KNOWN_POOL = 2  # that (a) compares
-TRAINED, FRESH = 60, 52  # prompts of the training, and held-out ones
+TRAINED, COMPARED, LOOKED_AT = 60, 50, 6  # prompts; those after each epoch are no verdict's
 STYLE = "flat illustration"
 STEPS, GUIDANCE, BATCH = 20, 3.0, 16
 
@@ -84,8 +80,10 @@ class Verdict:
     rerank_wins: float | None = None  # (b): of the best of four of the base against one of it
     recognised: float | None = None  # tuned: share of subjects in the judge's first five
     recognised_before: float | None = None  # base; None where there is no corpus to judge with
-    cpu_seconds: float = 0.0  # of training
-    stopped: str = ""
+    cpu_seconds: float = 0.0  # of training, and of drawing what the second round votes on
+    stopped: str = ""  # why the last round ended
+    rounds: int = 1
+    first_wins: float | None = None  # (b): of pairs that the first round's model won, training's
 
 
 @dataclass(frozen=True)
@@ -98,11 +96,16 @@ class Effort:
     algorithm: str = NFT
     learning_rate: float = PpoConfig.learning_rate
     corpus: Path = Settings().training_dir / "corpus"  # what the judge compares with
+    rounds: int = 2  # of votes and training, where there are votes
+    anew: bool = False  # whether the second round begins with the base
 
     def run(self, name: str, seed: int) -> Path:
         """Return a run's folder."""
         length = f"{self.epochs}-epochs" if self.epochs else f"{self.minutes:g}-minutes"
-        return self.folder / f"{name}-{seed}-{self.algorithm}-{self.learning_rate:g}-{length}"
+        rounds = f"-{self.rounds}-rounds" if name == "taste" and self.rounds > 1 else ""
+        rounds += "-anew" if rounds and self.anew else ""
+        how = f"{self.algorithm}-{self.learning_rate:g}-{length}{rounds}"
+        return self.folder / f"{name}-{seed}-{how}"
 
 
 def main(effort: Effort | None = None, only: str = "") -> list[dict]:
@@ -162,26 +165,93 @@ def records(verdict: Verdict) -> list[dict]:
     return rows
 
 
-def prompts() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the prompts to train on and the held-out ones: subjects of the starter model."""
+@dataclass(frozen=True)
+class Prompts:
+    """Subjects of the starter model; no prompt is in two of the parts."""
+
+    trained: tuple[str, ...]
+    compared: tuple[str, ...]
+    looked_at: tuple[str, ...]  # after each epoch: they choose the result
+
+
+def prompts() -> Prompts:
+    """Return the prompts; the same in every run."""
     subjects = (STARTER_MODEL / "subjects.txt").read_text(encoding="utf-8").split("\n")
     names = [s.strip() for s in subjects if s.strip()]
-    order = np.random.default_rng(0).permutation(len(names))[: TRAINED + FRESH]
-    chosen = tuple(f"{names[i]}, {STYLE}" for i in order)
-    return chosen[:TRAINED], chosen[TRAINED:]
+    order = np.random.default_rng(0).permutation(len(names))
+    chosen = [f"{names[i]}, {STYLE}" for i in order[: TRAINED + COMPARED + LOOKED_AT]]
+    end = TRAINED + COMPARED
+    return Prompts(tuple(chosen[:TRAINED]), tuple(chosen[TRAINED:end]), tuple(chosen[end:]))
 
 
 def judged(name: str, seed: int, effort: Effort) -> Verdict:
     """Train, then compare base and tuned on held-out prompts."""
-    run = effort.run(name, seed)
+    run, asked_for = effort.run(name, seed), prompts()
+    run.mkdir(parents=True, exist_ok=True)
+    rater = None
+    if name == "taste":
+        rater = HiddenRater(seed, base_pictures(effort, *numbered(asked_for.trained, POOL)), POOL)
+        trained = taught(rater, seed, effort, asked_for)
+    else:
+        trained = train(known_reward(name), seed, effort, asked_for, run)
+    pool = POOL if rater else KNOWN_POOL
+    asked, seeds = numbered(asked_for.compared, pool)
+    base = base_pictures(effort, asked, seeds)
+    tuned = draw(asked, seeds, trained.adapter)
+    tools = load_tools(load_model(STARTER_MODEL, "starter", "cpu"), STARTER_MODEL)
+    before, after = (probe(images, asked, tools)["diversity"] for images in (base, tuned))
+    common = {"name": name, "seed": seed, "epochs": trained.last.epoch, "kl": trained.last.kl}
+    common |= {"pictures": len(asked), "diversity": after / before, "stopped": trained.stopped}
+    common |= {"cpu_seconds": trained.cpu_seconds, "first_wins": trained.first_wins}
+    common |= {"rounds": effort.rounds if rater else 1}
+    common |= recognition(base, tuned, asked, effort.corpus)
+    if rater is None:
+        rewards = (trained.reward(images, asked).numpy() for images in (base, tuned))
+        return Verdict(**common, **paired(*rewards, pool))
+    return Verdict(**common, **rater.verdict(base, tuned, trained.reward, asked))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run, or of its last round."""
+
+    adapter: Path
+    reward: RewardFunction
+    last: EpochDone
+    stopped: str
+    cpu_seconds: float
+    first_wins: float | None = None
+
+
+def taught(rater: HiddenRater, seed: int, effort: Effort, asked_for: Prompts) -> Trained:
+    """Train towards what the rater's votes teach, in one round or in two."""
+    run = effort.run("taste", seed)
+    if effort.rounds == 1:
+        rater.vote_on_base(VOTES)
+        return train(rater.reward(), seed, effort, asked_for, run)
+    rater.vote_on_base(FIRST_VOTES)
+    first = train(rater.reward(), seed, effort, asked_for, run / "round-1")
+    tuned, seconds = drawn_once(run / "round-1" / "tuned.npy", asked_for, first.adapter)
+    wins = rater.vote_on_tuned(tuned, TUNED_POOL)
+    start = None if effort.anew else first.adapter
+    last = train(rater.reward(), seed, effort, asked_for, run / "round-2", start)
+    spent = first.cpu_seconds + seconds + last.cpu_seconds
+    return replace(last, cpu_seconds=spent, first_wins=wins)
+
+
+def train(
+    reward: RewardFunction,
+    seed: int,
+    effort: Effort,
+    asked_for: Prompts,
+    run: Path,
+    start: Path | None = None,
+) -> Trained:
+    """Train in a folder, or go on there."""
     model = load_model(STARTER_MODEL, "starter", "cpu", torch.float32)
-    tools = load_tools(model, STARTER_MODEL)
-    trained, fresh = prompts()
-    rater = HiddenRater(seed)
-    reward = known_reward(name) if name != "taste" else rater.taught(effort, trained)
     config = FineTuneConfig(
-        trained,
-        fresh[-6:],
+        asked_for.trained,
+        asked_for.looked_at,
         minutes=effort.minutes,
         epochs=effort.epochs,
         seed=seed,
@@ -189,19 +259,19 @@ def judged(name: str, seed: int, effort: Effort) -> Verdict:
         look_steps=10,
         ppo=PpoConfig(learning_rate=effort.learning_rate),
     )
-    last, stopped, seconds = trained_by(finetune(model, reward, config, tools, run), run)
-    pool = POOL if name == "taste" else KNOWN_POOL
-    asked, seeds = numbered(fresh[:-2], pool)
-    base = base_pictures(effort, asked, seeds)
-    tuned = draw(asked, seeds, run / "adapter.safetensors")
-    before, after = (probe(images, asked, tools)["diversity"] for images in (base, tuned))
-    common = {"name": name, "seed": seed, "epochs": last.epoch, "kl": last.kl}
-    common |= {"pictures": len(asked), "diversity": after / before, "stopped": stopped}
-    common |= {"cpu_seconds": seconds} | recognition(base, tuned, asked, effort.corpus)
-    if name != "taste":
-        rewards = (reward(images, asked).numpy() for images in (base, tuned))
-        return Verdict(**common, **paired(*rewards, pool))
-    return Verdict(**common, **rater.verdict(base, tuned, reward, asked))
+    tools = load_tools(model, STARTER_MODEL)
+    run.mkdir(parents=True, exist_ok=True)
+    figures = trained_by(finetune(model, reward, config, tools, run, start), run)
+    return Trained(run / "adapter.safetensors", reward, *figures)
+
+
+def drawn_once(file: Path, asked_for: Prompts, adapter: Path) -> tuple[Images, float]:
+    """Return the tuned model's pictures of the training's prompts, and CPU seconds they took."""
+    begun, seconds = time.process_time(), file.with_suffix(".txt")
+    if not file.exists():
+        np.save(file, draw(*numbered(asked_for.trained, TUNED_POOL), adapter))
+        seconds.write_text(str(time.process_time() - begun))
+    return np.load(file), float(seconds.read_text())
 
 
 def trained_by(events: Iterable[Event], run: Path) -> tuple[EpochDone, str, float]:
@@ -215,7 +285,7 @@ def trained_by(events: Iterable[Event], run: Path) -> tuple[EpochDone, str, floa
     for event in events:
         if isinstance(event, EpochDone):
             file.write_text(str(spent + time.process_time() - begun))
-            sys.stderr.write(f"{run.name}: {event}\n")
+            sys.stderr.write(f"{run}: {event}\n")
         elif isinstance(event, Notice):
             stopped = event.sentence
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -269,83 +339,6 @@ def recognition(
     return {"recognised_before": shares[0], "recognised": shares[1]}
 
 
-def paired(base: np.ndarray, tuned: np.ndarray, pool: int) -> dict[str, float]:
-    """Return the mean difference and its standard error; the pictures of a prompt count as one."""
-    by_prompt = (tuned - base).reshape(-1, pool).mean(1)
-    error = by_prompt.std(ddof=1) / np.sqrt(len(by_prompt))
-    return {"change": float(by_prompt.mean()), "standard_error": float(error)}
-
-
-class HiddenRater:
-    """A simulated rater, and the pool of pictures that its votes are about."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._taste = Taste.draw(seed)
-        self._pool = np.zeros((0, 8))  # statistics of the pool
-        self._scale = 1.0  # utilities are in logits after it
-
-    def taught(self, effort: Effort, trained: Sequence[str]) -> RewardFunction:
-        """Let the rater vote on pictures of the base; return the reward learned from the votes."""
-        pictures = base_pictures(effort, *numbered(trained, POOL))
-        self._pool = pixel_statistics(list(pictures))
-        chance = np.random.default_rng((self._seed, 1))
-        prompt = chance.integers(len(trained), size=VOTES)
-        sides = np.array([chance.permutation(POOL)[:2] for _ in range(VOTES)])
-        left, right = (prompt * POOL + sides[:, i] for i in range(2))
-        plain = self._taste.utility(self._pool)
-        utility = scaled_to_agreement(plain, left, right)
-        spread = plain.std()
-        self._scale = float(utility.std() / spread) if spread else 1.0
-        votes = SimulatedRater(utility, chance=chance).votes(left, right)
-        encoder = load_encoder()
-        phi = encoder.embed(pictures)
-        comparisons = Comparisons(
-            phi[left], phi[right], votes, prompt,
-            encoder_name=encoder.name, encoder_sha256=encoder.sha256,
-            votes_hash=f"simulated-{self._seed}",
-        )  # fmt: skip
-        return learned_reward(fit_reward(comparisons), encoder)
-
-    def utility(self, images: Images) -> np.ndarray:
-        """Return hidden utilities in logits, measured against the pool that was voted on."""
-        statistics = pixel_statistics(list(images))
-        # The taste is relative to a pool: repeated, so that the new pictures hardly move it.
-        whole = np.concatenate([np.tile(self._pool, (50, 1)), statistics])
-        return self._taste.utility(whole)[-len(images) :] * self._scale
-
-    def verdict(
-        self, base: Images, tuned: Images, reward: RewardFunction, asked: Sequence[str]
-    ) -> dict[str, float]:
-        """Let the rater compare base and tuned blindly, sides shuffled; and base with the best."""
-        before, after = self.utility(base), self.utility(tuned)
-        wins, n = self._share(before, after)
-        low, high = wilson_interval(wins, n)
-        scores = reward(base, asked).numpy().reshape(-1, POOL)
-        best = before.reshape(-1, POOL)[np.arange(len(scores)), scores.argmax(1)]
-        reranked, _ = self._share(before, best.repeat(POOL))
-        return {
-            **paired(before, after, POOL),
-            "wins": wins,
-            "wins_low": low,
-            "wins_high": high,
-            "rerank_wins": reranked,
-        }
-
-    def _share(self, one: np.ndarray, other: np.ndarray) -> tuple[float, int]:
-        """Return the share of decisive votes that go to `other`, and their number."""
-        chance = np.random.default_rng((self._seed, 2))
-        rater = SimulatedRater(np.concatenate([one, other]), chance=chance)
-        first = np.arange(len(one))
-        swapped = chance.random(len(one)) < 0.5
-        left = np.where(swapped, first + len(one), first)
-        right = np.where(swapped, first, first + len(one))
-        votes = rater.votes(left, right)
-        decisive = votes != 0.5
-        won = np.where(swapped, votes == 1, votes == 0)[decisive]
-        return float(won.mean()) if len(won) else 0.5, int(decisive.sum())
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=MINUTES)
@@ -353,6 +346,8 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="")
     parser.add_argument("--algorithm", choices=ALGORITHMS, default=NFT)
     parser.add_argument("--learning-rate", type=float, default=PpoConfig.learning_rate)
+    parser.add_argument("--rounds", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--anew", action="store_true")
     parser.add_argument("--folder", type=Path, default=Settings().data_dir / "bench" / "learning")
     parser.add_argument("--corpus", type=Path, default=Effort.corpus)
     args = parser.parse_args()
@@ -363,5 +358,7 @@ if __name__ == "__main__":
         args.algorithm,
         args.learning_rate,
         args.corpus,
+        args.rounds,
+        args.anew,
     )
     print(json.dumps(main(chosen, args.only), indent=1))

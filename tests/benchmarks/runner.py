@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-NO_BENCHMARKS = frozenset({"runner", "measure", "ablation", "__init__"})
+NO_BENCHMARKS = frozenset({"runner", "measure", "ablation", "hidden_rater", "__init__"})
 FIELDS = ("metric", "value", "unit", "ratio_to", "ci", "n")
 PROBE = "import json; from tests.benchmarks.measure import probe; print(json.dumps(probe()))"
 STEADY = 0.10  # a run whose probes differ by more is not to be trusted
