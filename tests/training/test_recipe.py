@@ -20,13 +20,15 @@ from studio.core.events import Event, StageArtifact, StageProgress
 from studio.core.request import GenerationRequest
 from studio.diffusion.model import load_model
 from studio.diffusion.sampler import Drawn, sample
-from studio.training.dataset.corpus import Corpus
+from studio.training.dataset.corpus import Corpus, drawn_rows
+from studio.training.dataset.sources import ALL_STYLES, DRAWN_STYLES
 from studio.training.dataset.split import SPLIT
 from studio.training.loop import LoopConfig
 from studio.training.stages import autoencoder, clip, pretrain, starter
 from studio.training.stages.autoencoder import AutoencoderConfig
 from studio.training.stages.pretrain import FRAMES, UnetConfig
 from studio.training.stages.towers import ClipConfig, normalise
+from studio.training.stages.warm_start import write_start
 from tests.training.synthetic import SUBJECTS, make_corpus, word_bank
 
 LOOP = LoopConfig(steps=2, learning_rate=1e-3, checkpoint_every=1, ema_decay=0.5)
@@ -151,9 +153,7 @@ def test_the_weights_are_stored_in_half_precision(recipe):
 
 def test_the_latents_of_the_corpus_have_unit_variance(recipe):
     vae, _, _ = pretrain.load_encoders(recipe.folders)
-    rows = recipe.corpus.rows(
-        frozenset(SUBJECTS), ("3d render", "flat illustration", "pencil sketch")
-    )
+    rows = drawn_rows(recipe.corpus, everything=False)
     latents = autoencoder.encode(vae, recipe.corpus.pictures[rows])
     torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
     assert latents.mean(dim=(0, 2, 3)).abs().max() < 1e-3
@@ -175,28 +175,26 @@ def test_the_vision_tower_and_both_projections_come_along(recipe):
 def test_a_sketch_is_drawn_from_as_often_as_configured(recipe):
     cache = pretrain.build_cache(recipe.corpus, UNET, *pretrain.load_encoders(recipe.folders))
     entries = recipe.corpus.entries
-    rows = recipe.corpus.rows(
-        frozenset(SUBJECTS), ("3d render", "flat illustration", "pencil sketch")
-    )
-    sketches = np.array([entries[r].style == "pencil sketch" for r in rows])
+    rows = drawn_rows(recipe.corpus, everything=False)
+    sketches = np.array([entries[r].style in ("pencil sketch", "ink drawing") for r in rows])
     single = cache.weights[0][: len(rows)]
     assert [w.sum() for w in cache.weights] == pytest.approx([1, 1, 1])
     assert single.sum() == pytest.approx(1 - UNET.scene_share)
     share = single[sketches].sum() / single.sum()
     assert share == pytest.approx(UNET.monochrome_share)
-    assert len(rows) == 8  # three subjects in three styles, but for one pair that is held out
+    assert len(rows) == 14  # three subjects in five styles, but for one pair that is held out
     assert [tuple(latents.shape) for latents in cache.latents] == [
-        (12, 4, 16, 16),
+        (18, 4, 16, 16),
         (4, 4, 12, 22),
         (4, 4, 22, 12),
     ]
-    assert [c.shape for c in cache.captions] == [(12, 2), (4, 2), (4, 2)]
+    assert [c.shape for c in cache.captions] == [(18, 2), (4, 2), (4, 2)]
     assert max(c.max() for c in cache.captions) < len(cache.features)
 
 
 def test_the_model_says_what_it_was_shown_and_by_which_split(recipe):
     about = json.loads((recipe.model / "easel.json").read_text(encoding="utf-8"))
-    assert about["styles"] == ["3d render", "flat illustration", "pencil sketch"]
+    assert about["styles"] == [style for style in ALL_STYLES if style in DRAWN_STYLES]
     assert about["split"] == SPLIT
     subjects = (recipe.model / "subjects.txt").read_text(encoding="utf-8").splitlines()
     assert subjects == list(SUBJECTS[:3])  # the fourth is held out
@@ -264,3 +262,35 @@ def test_an_assembly_that_fails_half_way_leaves_the_model_as_it_was(recipe, tmp_
         list(starter.assemble(recipe.corpus, UNET, folders, target))
     assert contents(target) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stages", "starter"]
+
+
+def test_a_u_net_goes_on_from_a_model_that_is_there(recipe, tmp_path):
+    for stage in ("autoencoder", "clip"):
+        shutil.copytree(recipe.folders / stage, tmp_path / stage)
+    again = replace(UNET, loop=replace(LOOP, learning_rate=1e-9, ema_decay=0.0))
+    events = list(pretrain.train(recipe.corpus, again, tmp_path, start=recipe.model))
+
+    [found] = [e.metrics for e in events if isinstance(e, StageProgress) and e.step == 0]
+    assert found["explained"] > 0.99  # the same tower
+    before = load_file(recipe.model / "unet" / "diffusion_pytorch_model.safetensors")
+    after = load_file(tmp_path / "unet" / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, weight in before.items():
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            continue  # turned by what was fitted to a few captions (test_warm_start.py)
+        slack = 2e-3  # of fp16
+        assert (after[name] - weight.float()).norm() <= slack * weight.float().norm() + 1e-5, name
+
+
+def test_a_model_that_went_on_says_what_its_predecessor_was_shown(recipe, tmp_path):
+    for stage in ("autoencoder", "clip", "unet"):
+        shutil.copytree(recipe.folders / stage, tmp_path / stage)
+    older = tmp_path / "older"
+    shutil.copytree(recipe.model, older)
+    about = json.loads((older / "easel.json").read_text(encoding="utf-8"))
+    del about["split"]  # made before anything was held out
+    (older / "easel.json").write_text(json.dumps(about), encoding="utf-8")
+    write_start(tmp_path / "unet", older)
+    list(starter.assemble(recipe.corpus, UNET, tmp_path, tmp_path / "starter"))
+    about = json.loads((tmp_path / "starter" / "easel.json").read_text(encoding="utf-8"))
+    assert about["shown_before"] == sorted(about["styles"])
+    assert "shown_before" not in (recipe.model / "easel.json").read_text(encoding="utf-8")

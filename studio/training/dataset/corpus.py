@@ -36,7 +36,7 @@ from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.training.dataset import packages, sources
 from studio.training.dataset.duplicates import Seen
-from studio.training.dataset.packages import PACKAGES, SENTENCES, Package
+from studio.training.dataset.packages import CLIP_ART, PACKAGES, SENTENCES, Package
 from studio.training.dataset.rasterise import draw_all
 from studio.training.dataset.sources import ALL_STYLES, DRAWN_STYLES, Original
 from studio.training.dataset.split import TRAIN, split
@@ -113,13 +113,12 @@ def starter_subjects() -> tuple[str, ...]:
 def drawn_rows(corpus: Corpus, everything: bool) -> np.ndarray:
     """Rows that the model learns to draw: all, or the small model's subjects in its styles.
 
-    Raises `TrainingError` when the corpus has none of them.
+    Clip art is too various for the small model. Raises `TrainingError` when there are none.
     """
-    rows = (
-        corpus.training_rows
-        if everything
-        else corpus.rows(frozenset(starter_subjects()), DRAWN_STYLES)
-    )
+    rows = corpus.training_rows
+    if not everything:
+        rows = corpus.rows(frozenset(starter_subjects()), DRAWN_STYLES)
+        rows = np.array([r for r in rows if corpus.entries[r].source != CLIP_ART], dtype=np.int64)
     if not len(rows):
         raise TrainingError(
             "The corpus has none of the pictures that the model is to draw. Run `python launch.py "

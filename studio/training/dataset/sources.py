@@ -47,7 +47,7 @@ class Style:
 STYLES: tuple[Style, ...] = (
     Style("3d render", RENDERS, drawn=True),
     Style("flat illustration", FLAT, drawn=True),
-    Style("shaded cartoon", NOTO, drawn=False),
+    Style("shaded cartoon", NOTO, drawn=True),
     Style("simple icon", TWEMOJI, drawn=False),
     Style("pictogram", GAME_ICONS, drawn=False),
     Style("clip art", CLIP_ART, drawn=False),
@@ -56,7 +56,7 @@ EMOJI_STYLES: tuple[str, ...] = tuple(s.words for s in STYLES[:4])
 PICTOGRAM = "pictogram"
 SKETCH, INK = "pencil sketch", "ink drawing"  # derived from 3-D renders and from clip art
 DERIVED_FROM = frozenset({"3d render", "clip art"})
-DRAWN_STYLES: tuple[str, ...] = (*(s.words for s in STYLES if s.drawn), SKETCH)
+DRAWN_STYLES: tuple[str, ...] = (*(s.words for s in STYLES if s.drawn), SKETCH, INK)
 ALL_STYLES: tuple[str, ...] = (*(s.words for s in STYLES), SKETCH, INK)
 
 # emojibase groups: smileys, people, animals, food, travel, activities, objects. Left out:

@@ -120,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
         help="starter: the folder to write (default: the training folder's own); "
         "judge: the folder to judge (default: the shipped starter model)",
     )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="DIR",
+        help="unet: a starter model to go on from, instead of from noise",
+    )
     parser.add_argument("--sampler", choices=SAMPLERS, default="DDIM", help="judge: draw with it")
     parser.add_argument("--style", action="append", help="judge: only this style (may be repeated)")
     parser.add_argument("--learning-rate", type=_rate, help="peak learning rate")
@@ -230,7 +236,8 @@ def _unet_config(job: Job) -> pretrain.UnetConfig:
 
 def _unet(job: Job) -> Iterator[Event]:
     config = _with_flags(_unet_config(job), job)
-    events = pretrain.train(job.pictures, config, job.folder, job.hardware)
+    start = Path(job.options.start) if job.options.start else None
+    events = pretrain.train(job.pictures, config, job.folder, job.hardware, start)
     return with_speed(events, config, job.hardware)
 
 

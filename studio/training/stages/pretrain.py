@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from studio.core.errors import TrainingError
-from studio.core.events import Event, StageArtifact
+from studio.core.events import Event, StageArtifact, StageProgress
 from studio.diffusion.schedule import (
     add_noise,
     cosine_alphas_cumprod,
@@ -47,6 +47,7 @@ from studio.diffusion.schedule import (
     velocity,
     zero_terminal_snr,
 )
+from studio.training import checkpoint
 from studio.training.dataset.captions import caption
 from studio.training.dataset.corpus import Corpus, drawn_rows
 from studio.training.dataset.scenes import paint_bank
@@ -55,6 +56,7 @@ from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
 from studio.training.stages.autoencoder import decode, encode
 from studio.training.stages.towers import tokenize
+from studio.training.stages.warm_start import warm_start, write_start
 
 TIMESTEPS = 1000
 
@@ -94,7 +96,7 @@ class UnetConfig:
     caption_dropout: float = 0.1  # share of captions left empty
     captions_per_picture: int = 2  # one plain, the others with tags
     everything: bool = False  # learn all of the corpus, not the small model's subjects only
-    monochrome_share: float = 0.12  # of single subjects: sketches, ink drawings and pictograms
+    monochrome_share: float = 0.25  # of single subjects: sketches, ink drawings and pictograms
     scene_share: float = 0.25  # of the square frame
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
@@ -193,15 +195,31 @@ def stratified_timesteps(count: int, choose: np.random.Generator) -> Tensor:
 
 
 def train(
-    corpus: Corpus, config: UnetConfig, folders: Path, hardware: Hardware = PLAIN
+    corpus: Corpus,
+    config: UnetConfig,
+    folders: Path,
+    hardware: Hardware = PLAIN,
+    start: Path | None = None,
 ) -> Iterator[Event]:
-    """Train the U-Net on `folders/autoencoder` and `folders/clip`; save `folders/unet/unet`."""
+    """Train the U-Net on `folders/autoencoder` and `folders/clip`; save `folders/unet/unet`.
+
+    start: a starter model to go on from instead of from noise (`warm_start.py`).
+    """
     folder = folders / "unet"
     vae, tokenizer, text = load_encoders(folders)
     vae, text = vae.to(hardware.device), text.to(hardware.device)
     cache = build_cache(corpus, config, vae, tokenizer, text).to(hardware.device)
     torch.manual_seed(config.loop.seed)
-    unet = build_unet(config).to(hardware.device)
+    unet = build_unet(config)
+    if start is not None and checkpoint.latest(folder) is None:
+        rows = drawn_rows(corpus, config.everything)
+        entries = [corpus.entries[row] for row in rows[:: max(len(rows) // 600, 1)]]
+        captions = [f"{entry.subject}, {entry.style}" for entry in entries]
+        features = encode_captions(tokenizer, text, captions).float()
+        found = warm_start(unet, start, captions, features)
+        write_start(folder, start)
+        yield StageProgress("unet", 0, config.loop.steps, None, found)
+    unet = unet.to(hardware.device)
     alphas = training_schedule(config)
     if hardware.compile:
         unet.compile()

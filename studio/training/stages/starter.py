@@ -29,6 +29,7 @@ from studio.training.dataset.sources import ALL_STYLES
 from studio.training.dataset.split import SPLIT
 from studio.training.stages.autoencoder import encode, to_tensor
 from studio.training.stages.pretrain import UnetConfig, scheduler_settings
+from studio.training.stages.warm_start import shown_before
 
 PARTS = ("unet", "vae", "text_encoder", "image_encoder")
 
@@ -88,6 +89,8 @@ def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target:
         "styles": [style for style in ALL_STYLES if style in styles],
         "split": SPLIT,
     }
+    if shown := shown_before(sources["unet"].parent):
+        about["shown_before"] = shown
     _write_json(target / "easel.json", about)
     subjects = dict.fromkeys(corpus.entries[row].subject for row in rows)
     (target / "subjects.txt").write_text("\n".join(subjects) + "\n", encoding="utf-8")
