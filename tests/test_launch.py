@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import os
 import resource
 import shutil
@@ -492,12 +491,3 @@ def test_a_command_waits_for_the_device_and_says_for_whom(tmp_path):
         lock.release()
     assert (waiting.returncode, output) == (2, "")
     assert "width" in errors
-
-
-def test_doctor_ends_with_1_when_something_is_wrong_and_prints_json(tmp_path):
-    folders = ["--data-dir", tmp_path, "--models-dir", tmp_path / "models"]
-    (tmp_path / "models" / "half-copied").mkdir(parents=True)
-    done = start("doctor", "--json", "--skip-install", *folders)
-    assert done.returncode == 1
-    wrong = [finding["subject"] for finding in json.loads(done.stdout) if finding["wrong"]]
-    assert "Model half-copied" in wrong

@@ -1,13 +1,17 @@
 """Doctor finds what is wrong, says how to mend it, and changes nothing."""
 
 import contextlib
+import json
 import sqlite3
+import subprocess
+import sys
 
 from studio.core.settings import Settings
 from studio.services import doctor
 from studio.services.ownership import own_studio
 from studio.store.check import find_database_fault
 from studio.store.database import open_database
+from tests.source_rules import ROOT
 
 
 def test_doctor_names_what_is_wrong_and_how_to_mend_it(settings):
@@ -65,3 +69,13 @@ def test_doctor_points_an_unused_gpu_to_the_torch_index(tmp_path):
     [finding] = doctor._unused_gpu(tmp_path)
     assert finding.wrong
     assert "--torch-index" in finding.remedy
+
+
+def test_doctor_ends_with_1_when_something_is_wrong_and_prints_json(tmp_path):
+    folders = ["--data-dir", tmp_path, "--models-dir", tmp_path / "models"]
+    (tmp_path / "models" / "half-copied").mkdir(parents=True)
+    command = [sys.executable, "launch.py", "doctor", "--json", "--skip-install", *folders]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    wrong = [finding["subject"] for finding in json.loads(done.stdout) if finding["wrong"]]
+    assert "Model half-copied" in wrong
