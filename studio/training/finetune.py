@@ -14,7 +14,6 @@ import os
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -47,6 +46,7 @@ from studio.training.rollout import (
     sample_trajectories,
 )
 from studio.training.run_folder import NFT, FineTuneConfig, RunFolder, RunState
+from studio.training.stopwatch import Stopwatch
 from studio.training.team import ALONE, Team
 from studio.training.update import DivergedError, Update, UpdateFigures, make_optimizer
 
@@ -136,7 +136,7 @@ class _Run:
         self.optimizer = make_optimizer(parameters, config.ppo)
         self.update = self._make_update()
         self.good = adapter_state(model.unet)  # of the best epoch that was well
-        self._spent = 0.0  # seconds computed in this epoch
+        self._watch = Stopwatch()  # of this epoch
         self._calls = 0  # of the U-Net, in this epoch
 
     def events(self) -> Iterator[Event]:
@@ -147,12 +147,12 @@ class _Run:
         self.team.wait()
         self._resume()
         if self.state.base is None:
-            yield from self._timed(self._first_look())
+            yield from self._watch.timed(self._first_look())
             self._commit()
             yield StageArtifact(LOOK, str(self.folder.picture(0)))
         while not self.state.stopped and not self._finished():
-            self._spent, self._calls = 0.0, 0
-            yield from self._timed(self._epoch())
+            self._watch, self._calls = Stopwatch(), 0
+            yield from self._watch.timed(self._epoch())
         yield from self._end()
 
     def end_now(self) -> Iterator[Event]:
@@ -160,20 +160,6 @@ class _Run:
         self.folder.claim(self.config.identity(self.model.sha256, self.reward.identity))
         self._resume()
         yield from self._end()
-
-    def _timed(self, events: Generator[Event, None, None]) -> Iterator[Event]:
-        try:
-            while True:
-                begun = perf_counter()
-                try:
-                    event = next(events)
-                except StopIteration:
-                    return
-                finally:
-                    self._spent += perf_counter() - begun
-                yield event
-        finally:
-            events.close()
 
     def _resume(self) -> None:
         found = self.folder.latest(self.config)
@@ -193,7 +179,7 @@ class _Run:
         """Measure the base: what the guards compare with."""
         images = yield from self._look(0)
         self.state.base = self._figures(images, reward_mean=0.0, kl=0.0)
-        self.state.spent += max(self.team.gathered(self._spent))
+        self.state.spent += max(self.team.gathered(self._watch.seconds))
 
     def _epoch(self) -> Generator[Event, None, None]:
         number = self.state.epoch + 1
@@ -220,7 +206,7 @@ class _Run:
         self.state.epoch = number
         self.state.statistics = statistics.as_json()
         self.state.history.append(now)
-        seconds = max(self.team.gathered(self._spent))
+        seconds = max(self.team.gathered(self._watch.seconds))
         self.state.spent += seconds
         base, guards = self.state.base, self.config.guards
         assert base is not None, "the first look comes before the first epoch"
@@ -333,7 +319,7 @@ class _Run:
         left = None
         if planned and self.state.epoch:
             each = self.state.spent / self.state.epoch
-            left = max(0.0, each * (planned - self.state.epoch) - self._spent)
+            left = max(0.0, each * (planned - self.state.epoch) - self._watch.seconds)
         about = {"epoch": float(self.state.epoch + 1), "epochs": float(planned)}
         return StageProgress(phase, self._calls, self._calls_an_epoch(), left, about)
 
@@ -357,7 +343,7 @@ class _Run:
             kl=now.kl,
             clip_fraction=clip_fraction,
             diversity=now.probes[DIVERSITY],
-            seconds=self._spent,
+            seconds=self._watch.seconds,
             probes=dict(now.probes),
         )
 
