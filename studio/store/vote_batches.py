@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.engine import Connection
 
 from studio.core.errors import VoteRefusedError
 from studio.core.vote import Vote
 from studio.store.tables import UNDOS, VOTES
 from studio.store.tally import TallyChanges
-from studio.store.vote_rows import same_vote, vote_of, vote_values
+from studio.store.vote_rows import ON_A_PAIR, same_vote, vote_of, vote_values
 
 BATCH = 500  # votes a statement
 
@@ -51,10 +51,11 @@ def refuse_second_votes(connection: Connection, after: int) -> None:
         .join(
             other,
             (other.c.pair_id == VOTES.c.pair_id)
+            & (other.c.pair_id != text("''"))  # see ON_A_PAIR
             & (other.c.rater == VOTES.c.rater)
             & (other.c.number != VOTES.c.number),
         )
-        .where(VOTES.c.number > after, VOTES.c.attempt > 0, VOTES.c.pair_id != "")
+        .where(VOTES.c.number > after, VOTES.c.attempt > 0, ON_A_PAIR)
         .where(VOTES.c.id.not_in(select(UNDOS.c.vote_id)))
         .where(other.c.id.not_in(select(UNDOS.c.vote_id)))
     )
@@ -84,6 +85,7 @@ def _attempts(connection: Connection, votes: Sequence[Vote]) -> Counter[tuple[st
     pairs = sorted({vote.pair_id for vote in votes if vote.pair_id})
     if not pairs:
         return Counter()
-    query = select(VOTES.c.pair_id, VOTES.c.rater, func.count()).where(VOTES.c.pair_id.in_(pairs))
+    query = select(VOTES.c.pair_id, VOTES.c.rater, func.count())
+    query = query.where(VOTES.c.pair_id.in_(pairs), ON_A_PAIR)
     rows = connection.execute(query.group_by(VOTES.c.pair_id, VOTES.c.rater))
     return Counter({(pair_id, rater): number for pair_id, rater, number in rows})

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.engine import RowMapping
 
 from studio.core.errors import VoteRefusedError
 from studio.core.vote import Vote
+from studio.store.tables import VOTES
 
 _SAME = ("rater", "left", "right", "choice", "strength", "pair_id", "campaign", "prompt")
+
+# To be said wherever votes are looked up by their pair, or all of a rater's are walked: SQLite uses
+# the partial index `votes_once_a_pair` only where its condition stands word for word, not bound.
+ON_A_PAIR = VOTES.c.pair_id != text("''")
 
 
 def vote_of(row: RowMapping) -> Vote:

@@ -20,7 +20,7 @@ from studio.store.database import Database
 from studio.store.tables import PAIRS, UNDOS, VOTES
 from studio.store.tally import TallyChanges, sum_tallies, tallies_by_rater
 from studio.store.vote_batches import BATCH, add_batch, newest_number, refuse_second_votes
-from studio.store.vote_rows import same_vote, vote_of, vote_values
+from studio.store.vote_rows import ON_A_PAIR, same_vote, vote_of, vote_values
 
 PAGE = 1000  # votes in memory while all are read
 
@@ -276,7 +276,7 @@ def _attempt(connection: Connection, vote: Vote) -> int | None:
     if not vote.pair_id:
         return 0
     query = select(UNDOS.c.id).select_from(VOTES).outerjoin(UNDOS, UNDOS.c.vote_id == VOTES.c.id)
-    query = query.where(VOTES.c.pair_id == vote.pair_id, VOTES.c.rater == vote.rater)
+    query = query.where(VOTES.c.pair_id == vote.pair_id, ON_A_PAIR, VOTES.c.rater == vote.rater)
     undone = connection.execute(query).scalars().all()
     return None if None in undone else len(undone)
 

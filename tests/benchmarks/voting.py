@@ -1,6 +1,6 @@
 """Clicks on a really started studio: how long until a vote is acknowledged, and a pair is there.
 
-    python tests/benchmarks/voting.py [--raters 1 20] [--million]
+    python tests/benchmarks/voting.py [--raters 1 20] [--million] [--folder DIR]
 
 Raters are threads of another process, each with a connection of its own, who answer one pair after
 the other as the page does: pairs are asked for ahead, a click is one POST. Measured from the click
@@ -10,7 +10,8 @@ drawing.
 
 With `--million`: how long the services take with a million votes in the database, in this process
 (goal: p95 under 100 ms for the next pairs and for statistics), and how much more memory the command
-takes that exports them than one that exports a thousand.
+takes that exports them than one that exports a thousand. They take minutes to write; a database
+that is kept in DIR is measured again, with the votes that this adds.
 
 With `--haste`: raters who do not look at the pictures, each click at once after the last one. No
 rater does that; it shows how many clicks a second the studio takes in.
@@ -227,42 +228,50 @@ def crowd_records(found: dict, count: int, state: str, before: list[dict]) -> li
     return rows
 
 
-def million(votes: int = MILLION) -> list[dict]:
+def million(votes: int = MILLION, folder: Path | None = None) -> list[dict]:
     """Return what the services take with so many votes in the database."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = replace(Settings(), data_dir=Path(folder) / "data")
-        settings.data_dir.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = replace(Settings(), data_dir=(folder or Path(scratch)) / "data")
+        if not settings.data_dir.exists():
+            write_votes(settings, votes)
         studio = open_studio(settings)
-        groups: dict[str, list[str]] = {}
-        for picture in file_pictures(studio, prompts=2 * PROMPTS, each=2 * EACH):
-            groups.setdefault(picture.request.prompt, []).append(picture.sha256)
-        campaign = gallery_campaign(studio, name="many", strategy="eig").id
-        few = gallery_campaign(studio, name="few").id
-        fill(studio.databases.shared, few, votes + 1, FEW, groups)
-        fill(studio.databases.shared, campaign, 1, votes, groups)
-        studio.close()  # as after a day's work: statistics refreshed
-        studio = open_studio(settings)
+        many = studio.preference.campaigns.named("many").id
         studio.preference.taste.learned()
-        found = sitting(studio, campaign) | statistics_of(studio, campaign)
+        found = sitting(studio, many) | statistics_of(studio, many)
         studio.close()
         records = [_million_record(name, times, votes) for name, times in found.items()]
-        return records + export_records(settings, Path(folder), votes)
+        return records + export_records(settings, Path(scratch), votes)
+
+
+def write_votes(settings: Settings, votes: int) -> None:
+    """Fill a new data folder with two campaigns: one of so many votes, one of a few."""
+    settings.data_dir.mkdir(parents=True)
+    studio = open_studio(settings)
+    groups: dict[str, list[str]] = {}
+    for picture in file_pictures(studio, prompts=2 * PROMPTS, each=2 * EACH):
+        groups.setdefault(picture.request.prompt, []).append(picture.sha256)
+    many = gallery_campaign(studio, name="many", strategy="eig").id
+    few = gallery_campaign(studio, name="few").id
+    fill(studio.databases.shared, few, votes + 1, FEW, groups)
+    fill(studio.databases.shared, many, 1, votes, groups)
+    studio.close()  # as after a day's work: statistics refreshed
 
 
 def sitting(studio: Studio, campaign: str) -> dict[str, list[float]]:
     """Let one of the raters go on rating; returns milliseconds by what he waits for."""
     rating, rater, draw = studio.preference.rating, RATERS[3], random.Random(1)
+    sitting = uuid.uuid4().hex[:12]  # another each time that a database is measured
     found: dict[str, list[float]] = {"next pairs": [], "a vote": []}
     for number in range(SITTING):
         started = time.perf_counter()
         pair = rating.next_pairs(campaign, rater, AHEAD + 1).pairs[0]
         found["next pairs"].append((time.perf_counter() - started) * 1000)
         choice = draw.choice(["left", "right", "tie"])
-        answer = Answer(f"sitting-{number}", pair.pair, rater, "sitting", choice, 1000)
+        answer = Answer(f"{sitting}-{number}", pair.pair, rater, sitting, choice, 1000)
         started = time.perf_counter()
         rating.vote(answer)
         found["a vote"].append((time.perf_counter() - started) * 1000)
-    names = (f"newcomer {number}" for number in range(SITTING))
+    names = (f"newcomer {sitting} {number}" for number in range(SITTING))
     found["a newcomer's first pairs"] = timed(
         lambda: rating.next_pairs(campaign, next(names), AHEAD + 1), 30
     )
@@ -338,12 +347,17 @@ if __name__ == "__main__":
     parser.add_argument("--raters", type=int, nargs="+", default=list(CROWDS))
     parser.add_argument("--haste", action="store_true", help="raters who do not look")
     parser.add_argument("--million", nargs="?", type=int, const=MILLION, metavar="VOTES")
+    parser.add_argument("--folder", type=Path, help="where the database of --million is kept")
     parser.add_argument("--crowd", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.crowd:
         port, campaign, *numbers, tag = args.crowd
         print(json.dumps(crowd(int(port), campaign, *map(int, numbers), tag)))
     else:
-        found = million(args.million) if args.million else main(tuple(args.raters), args.haste)
+        found = (
+            million(args.million, args.folder)
+            if args.million
+            else main(tuple(args.raters), args.haste)
+        )
         for line in found:
             print(json.dumps(line))
