@@ -75,18 +75,22 @@ def optimize(
     config: LoopConfig,
     folder: Path,
     team: Team = ALONE,
+    kind: str = "",
 ) -> Iterator[StageProgress | StageArtifact]:
     """Train `module` for `config.steps` steps, resuming from `folder` if it holds a checkpoint.
+
+    kind: what the weights are taught beyond what their shapes say, in words; only a run of the same
+    kind is resumed.
 
     At the end the module carries the moving average if there is one. Who closes the generator
     loses nothing: what was trained since the last checkpoint is committed first. With a `team`
     every process runs this with its own part of each batch, and only the leader writes; the losses
     of the parts add up to the batch's.
 
-    Raises `TrainingError` when the loss is not finite; the checkpoints on disk are then from before
-    it happened.
+    Raises `TrainingError` when `folder` holds another configuration's run, and when the loss is not
+    finite; the checkpoints on disk are then from before it happened.
     """
-    run = _Run(stage, module, config, folder, team)
+    run = _Run(stage, module, config, (folder, kind), team)
     module.train()
     if config.budget:
         run.config = yield from _planned(run, loss_at)
@@ -100,13 +104,18 @@ class _Run:
     """One stage's optimisation while it is being computed."""
 
     def __init__(
-        self, stage: str, module: nn.Module, config: LoopConfig, folder: Path, team: Team
+        self,
+        stage: str,
+        module: nn.Module,
+        config: LoopConfig,
+        place: tuple[Path, str],  # folder, and the kind of run that it may hold
+        team: Team,
     ) -> None:
         self.stage, self.module, self.config = stage, module, config
-        self.folder, self.team = folder, team
+        (self.folder, self.kind), self.team = place, team
         self.optimizer = make_optimizer(module, config)
         self.ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
-        self.done = _resume(folder, module, self.optimizer, self.ema)
+        self.done = _resume(place, module, self.optimizer, self.ema)
         self.committed = self.done
         self.spent = 0.0  # seconds of own work since this process began
         team.wait()  # nobody writes while another still reads
@@ -155,7 +164,7 @@ class _Run:
                 "ema": self.ema,
                 "optimizer": checkpoint.optimizer_tensors(self.optimizer),
             }
-            state = {"config": asdict(self.config)}
+            state = {"config": asdict(self.config), "kind": self.kind}
             path = checkpoint.save(self.folder, self.done, groups, state)
             self.committed = self.done
             yield StageArtifact(self.stage, str(path))
@@ -250,23 +259,37 @@ def _logged_step(line: str) -> float:
 
 
 def _resume(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: dict[str, Tensor]
+    place: tuple[Path, str],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: dict[str, Tensor],
 ) -> int:
+    folder, kind = place
     folder.mkdir(parents=True, exist_ok=True)
     found = checkpoint.latest(folder)
     if found is None:
         return 0
+    another = TrainingError(
+        f"The checkpoint in {folder} is from another configuration. Delete that folder, or "
+        "train with the configuration that it was made with."
+    )
+    if found.state.get("kind", kind) != kind or not _fits(optimizer, found.tensors["optimizer"]):
+        raise another
     try:
         module.load_state_dict(found.tensors["weights"])
     except RuntimeError as error:
-        raise TrainingError(
-            f"The checkpoint in {folder} is from another configuration. Delete that folder, or "
-            "train with the configuration that it was made with."
-        ) from error
+        raise another from error
     for name, value in found.tensors["ema"].items():
         ema[name].copy_(value)
     checkpoint.restore_optimizer(optimizer, found.tensors["optimizer"])
     return found.step
+
+
+def _fits(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> bool:
+    """Whether all that is stored belongs to one of the parameters, and has its shape."""
+    [group] = optimizer.param_groups
+    shapes = {f"{i}.exp_avg": p.shape for i, p in enumerate(group["params"])}
+    return all(shapes.get(k) == v.shape for k, v in state.items() if k.endswith(".exp_avg"))
 
 
 @torch.no_grad()

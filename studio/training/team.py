@@ -58,12 +58,18 @@ class Team:
                 parameter.grad.fill_(float("nan"))
         if self.count == 1:
             return
-        from accelerate.utils import reduce
-
-        flat = reduce(torch.cat([p.grad.flatten() for p in parameters]), "sum")
+        flat = self.total(torch.cat([p.grad.flatten() for p in parameters]))
         sizes = [parameter.numel() for parameter in parameters]
         for parameter, summed in zip(parameters, flat.split(sizes), strict=True):
             parameter.grad.copy_(summed.view_as(parameter))
+
+    def total(self, part: Tensor) -> Tensor:
+        """Return to every process the sum of what each brought, tensors of one shape."""
+        if self.count == 1:
+            return part
+        from accelerate.utils import reduce
+
+        return reduce(part, "sum")
 
     def wait(self) -> None:
         """Return when every process has come here."""

@@ -133,6 +133,24 @@ def test_a_checkpoint_of_another_configuration_is_a_sentence(tmp_path):
             list(run)
 
 
+@pytest.mark.parametrize("other", ["kind", "frozen"])
+def test_a_checkpoint_of_the_same_shapes_but_another_kind_is_a_sentence(tmp_path, other):
+    config = LoopConfig(steps=2, learning_rate=0.1)
+    for refused in (False, True):
+        module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+        module[0].requires_grad_(not (refused and other == "frozen"))
+        kind = "epsilon" if refused and other == "kind" else "v_prediction"
+        run = optimize(
+            "tiny", module, lambda s, m=module: (m(torch.ones(3)).sum(), {}), config, tmp_path,
+            kind=kind,
+        )  # fmt: skip
+        if refused:
+            with pytest.raises(TrainingError, match=r"from another configuration. Delete that"):
+                list(run)
+        else:
+            list(run)
+
+
 def test_an_optimizer_goes_on_as_if_it_had_never_stopped(tmp_path):
     modules = [nn.Linear(3, 2), nn.Linear(3, 2)]
     modules[1].load_state_dict(modules[0].state_dict())

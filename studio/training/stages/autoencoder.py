@@ -6,6 +6,11 @@ of a picture become one. Loss: L1 + squared error + L1 of the finite differences
 weight. Optionally a perceptual term: the distance of early feature maps of EfficientNet-Lite0
 (Zhang et al. 2018, without learned weights). The judge looks with the last maps of the same
 network, so a model that was trained with this term is not judged by a stranger; its card says so.
+Optionally an adversarial term (`critic.py`), off by default.
+
+A trained autoencoder can be gone on from (`start`), with its decoder alone where `decoder_only`
+says so: the encoder stays as it is to the last bit, and so do the latents and every U-Net that was
+trained on them.
 
 After training the latents are brought to zero mean and unit variance per channel by folding the
 affine map into the 1 x 1 convolutions on both sides, so `scaling_factor` is 1 and stock pipelines
@@ -24,12 +29,14 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
+from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.training.dataset.corpus import Corpus, drawn_rows
 from studio.training.dataset.scenes import paint_bank
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
 from studio.training.preference.efficientnet import EfficientNetLite0, load_shipped_network
+from studio.training.stages.critic import PatchCritic, adaptive_weight, adversarial_losses
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,10 @@ class AutoencoderConfig:
     edge_weight: float = 1.0  # of the finite-difference term
     colour_weight: float = 2.0  # of the term on 8 x 8 means
     perceptual_weight: float = 0.0  # of the term on feature maps; costs about as much as encoding
+    adversarial_weight: float = 0.0  # beside the adaptive one, which makes 1 "as much as the rest"
+    adversarial_from: int = 500  # step; before it only the critic learns
+    decoder_only: bool = False  # the encoder stays as it is; needs a trained one to start from
+    latent_noise: float = 1.0  # share of the posterior's deviation that is added when training
     everything: bool = False  # the model draws all of the corpus, not the small model's subjects
     drawn_share: float = 0.5  # of a batch from what the model draws
     scenes: int = 600  # painted once: skies, grounds and small things
@@ -108,30 +119,66 @@ def reconstruction_loss(
 
 
 def train(
-    corpus: Corpus, config: AutoencoderConfig, folder: Path, hardware: Hardware = PLAIN
+    corpus: Corpus,
+    config: AutoencoderConfig,
+    folder: Path,
+    hardware: Hardware = PLAIN,
+    start: Path | None = None,
 ) -> Iterator[Event]:
-    """Train the autoencoder and save it, normalised, as a diffusers folder `folder/vae`."""
+    """Train the autoencoder and save it, normalised, as a diffusers folder `folder/vae`.
+
+    start: the folder of a trained one, or of a model that has one, to go on from. Raises
+    `TrainingError` when there is none, or when only the decoder of nothing is to be trained.
+    """
     torch.manual_seed(config.loop.seed)
-    vae = build_autoencoder(config).to(hardware.device)
+    vae = _begin(config, start).to(hardware.device)
     drawn = drawn_rows(corpus, config.everything)
     material = gather_material(corpus, config, hardware)
+    critic = material.critic
+    trained = vae if critic is None else nn.ModuleDict({"vae": vae, "critic": critic})
 
     def loss_at(step: int) -> tuple[Tensor, Metrics]:
         return step_loss(vae, material, config, step, hardware)
 
-    for event in optimize("autoencoder", vae, loss_at, config.loop, folder, hardware.team):
+    kind = "decoder" if config.decoder_only else ""
+    events = optimize("autoencoder", trained, loss_at, config.loop, folder, hardware.team, kind)
+    for event in events:
         yield event
         if isinstance(event, StageArtifact):
             sheet = reconstruction_sheet(vae, corpus, drawn, folder)
             yield StageArtifact("autoencoder", str(sheet))
     latents = encode(vae, corpus.pictures[drawn[:: max(len(drawn) // 4000, 1)]])
-    fold_normalisation(vae, latents)
+    if not config.decoder_only:
+        fold_normalisation(vae, latents)
     if hardware.team.leads:
         vae.save_pretrained(folder / "vae")
     hardware.team.wait()
     ratio = compression(corpus.pictures.shape[1:], tuple(latents.shape[1:]))
     figures = {"compression": ratio, "psnr": psnr(vae, corpus, drawn[:: max(len(drawn) // 96, 1)])}
     yield StageProgress("autoencoder", config.loop.steps, config.loop.steps, 0.0, figures)
+
+
+def _begin(config: AutoencoderConfig, start: Path | None) -> AutoencoderKL:
+    """Make a new autoencoder or load a trained one; freeze what is not to be trained."""
+    if start is None:
+        if config.decoder_only:
+            raise TrainingError(
+                "A decoder alone is trained for an encoder that is there already. Say with `--from "
+                "DIR` in which model's folder."
+            )
+        return build_autoencoder(config)
+    inner = start / "vae" if (start / "vae").is_dir() else start
+    try:
+        vae = AutoencoderKL.from_pretrained(inner, local_files_only=True, torch_dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"There is no autoencoder to go on from in {start}. Name the folder of a model, or of "
+            "an autoencoder, in diffusers' format."
+        ) from error
+    if config.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    return vae
 
 
 @dataclass(frozen=True)
@@ -143,17 +190,19 @@ class Material:
     others: np.ndarray  # rows of all that may be trained on
     scenes: np.ndarray  # (M, S, S, 3) uint8
     network: EfficientNetLite0 | None  # for the perceptual term
+    critic: PatchCritic | None  # for the adversarial one; trained along
 
 
 def gather_material(
     corpus: Corpus, config: AutoencoderConfig, hardware: Hardware = PLAIN
 ) -> Material:
-    """Paint the scenes and load the network that the perceptual term needs."""
+    """Paint the scenes; load or make the networks that the optional terms need."""
     side, count = corpus.pictures.shape[1], config.scenes if config.scene_share else 0
     bank = paint_bank(corpus, corpus.training_rows, (side, side), count, config.loop.seed)
     network = load_shipped_network(hardware.device) if config.perceptual_weight else None
+    critic = PatchCritic().to(hardware.device) if config.adversarial_weight else None
     drawn = drawn_rows(corpus, config.everything)
-    return Material(corpus.pictures, drawn, corpus.training_rows, bank.pictures, network)
+    return Material(corpus.pictures, drawn, corpus.training_rows, bank.pictures, network, critic)
 
 
 def draw_batch(material: Material, config: AutoencoderConfig, step: int) -> np.ndarray:
@@ -192,20 +241,29 @@ def step_loss(
     pictures = to_tensor(team.part(batch), device)
     share = len(pictures) / len(batch)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        posterior = vae.encode(pictures).latent_dist
-        latents = posterior.mean + posterior.std * team.part(noise)
-        decoded = vae.decode(latents).sample
+        with torch.set_grad_enabled(not config.decoder_only):
+            posterior = vae.encode(pictures).latent_dist
+            latents = posterior.mean + config.latent_noise * posterior.std * team.part(noise)
+        decoded = vae.decode(latents).sample.float()
     kl = posterior.kl().mean()
-    rebuilt = reconstruction_loss(
-        decoded.float(), pictures, config.edge_weight, config.colour_weight
-    )
+    rebuilt = reconstruction_loss(decoded, pictures, config.edge_weight, config.colour_weight)
     metrics = {"reconstruction": rebuilt.detach() * share, "kl": kl.detach() * share}
     if material.network is not None:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            far = perceptual_distance(material.network, decoded.float(), pictures)
+            far = perceptual_distance(material.network, decoded, pictures)
         metrics["perceptual"] = far.detach() * share
         rebuilt = rebuilt + config.perceptual_weight * far.float()
-    return (rebuilt + config.kl_weight * kl) * share, metrics
+    loss = (rebuilt + config.kl_weight * kl) * share
+    if material.critic is not None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            fooling, learning = adversarial_losses(material.critic, decoded, pictures)
+        metrics |= {"fooling": fooling.detach() * share, "critic": learning.detach() * share}
+        loss = loss + learning * share
+        if step >= config.adversarial_from:
+            last = vae.decoder.conv_out.weight
+            weight = adaptive_weight(rebuilt * share, fooling * share, last, team)
+            loss = loss + config.adversarial_weight * weight * fooling * share
+    return loss, metrics
 
 
 @torch.inference_mode()

@@ -124,7 +124,18 @@ def _parser() -> argparse.ArgumentParser:
         "--from",
         dest="start",
         metavar="DIR",
-        help="unet: a starter model to go on from, instead of from noise",
+        help="unet, autoencoder: a starter model to go on from, instead of from noise",
+    )
+    parser.add_argument(
+        "--decoder-only",
+        action="store_true",
+        help="autoencoder: with --from; the encoder, and so the latents, stay as they are",
+    )
+    parser.add_argument(
+        "--adversarial",
+        type=_weight,
+        metavar="WEIGHT",
+        help="autoencoder: add the adversarial term (Esser et al. use 0.8)",
     )
     parser.add_argument("--sampler", choices=SAMPLERS, default="DDIM", help="judge: draw with it")
     parser.add_argument("--style", action="append", help="judge: only this style (may be repeated)")
@@ -159,6 +170,12 @@ def _count(text: str) -> int:
 def _rate(text: str) -> float:
     if not 0 < float(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
+
+
+def _weight(text: str) -> float:
+    if not 0 < float(text) <= 10:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 10")
     return float(text)
 
 
@@ -211,8 +228,14 @@ def _lend_originals(job: Job) -> None:
 
 
 def _autoencoder(job: Job) -> Iterator[Event]:
+    options = job.options
     config = _with_flags(job.profile.autoencoder, job)
-    return autoencoder.train(job.pictures, config, job.folder / "autoencoder", job.hardware)
+    if options.adversarial:
+        config = replace(config, adversarial_weight=options.adversarial)
+    config = replace(config, decoder_only=options.decoder_only)
+    start = Path(options.start) if options.start else None
+    folder = job.folder / ("decoder" if options.decoder_only else "autoencoder")
+    return autoencoder.train(job.pictures, config, folder, job.hardware, start)
 
 
 def _clip(job: Job) -> Iterator[Event]:
