@@ -36,7 +36,7 @@ import torch
 from studio.core.errors import TrainingError
 from studio.core.events import EpochDone, Event, Notice
 from studio.core.settings import STARTER_MODEL, Settings
-from studio.diffusion.adapters import AppliedAdapters
+from studio.diffusion.adapters import add_trainable_adapter, continue_from
 from studio.diffusion.model import load_model
 from studio.diffusion.model_files import hash_model
 from studio.training.dataset.corpus import load as load_corpus
@@ -310,12 +310,16 @@ def base_pictures(effort: Effort, asked: Sequence[str], seeds: Sequence[int]) ->
 
 
 def draw(asked: Sequence[str], seeds: Sequence[int], adapter: Path | None = None) -> Images:
-    """Draw one picture a prompt and seed, as an artist would."""
-    model = load_model(STARTER_MODEL, "starter", "cpu")
-    applied = AppliedAdapters(model, [(adapter, 1.0)] if adapter else [])
+    """Draw one picture a prompt and seed, as an artist would; the adapter summed, as in training.
+
+    (That is a fifth faster, and differs from an artist's adapter by rounding.)
+    """
+    model = load_model(STARTER_MODEL, "starter", "cpu", torch.float32)
+    if adapter:
+        add_trainable_adapter(model.unet, FineTuneConfig.rank, seed=0)
+        continue_from(model.unet, adapter)
     plan = LookPlan(tuple(asked), tuple(seeds), model.native_size, STEPS, GUIDANCE, BATCH)
-    with applied.on():
-        *_, images = draw_look(model, TextFeatures(model), plan)
+    *_, images = draw_look(model, TextFeatures(model), plan)
     return images
 
 
