@@ -115,16 +115,39 @@ def test_the_originals_make_the_same_corpus_without_packages_or_network(built, t
     assert corpus.load(other).entries == corpus.load(folder).entries
 
 
-def test_a_corpus_half_built_is_built_again_and_is_no_corpus_meanwhile(built):
-    folder, pinned, _ = built
-    whole = np.array(corpus.load(folder).pictures)
-    half = corpus.build(folder, corpus.CorpusConfig(size=16), pinned)
-    next(half)
-    half.close()
-    with pytest.raises(TrainingError, match=r"no corpus yet. Run `python launch.py train corpus`"):
-        corpus.load(folder)
-    list(corpus.build(folder, TINY, pinned))
-    assert np.array_equal(corpus.load(folder).pictures, whole)
+def test_a_corpus_half_built_is_no_corpus_and_takes_nothing_from_the_one_before(tmp_path):
+    pinned = make_packages(tmp_path / "packages")
+    for before in (None, TINY.size):
+        half = corpus.build(tmp_path, corpus.CorpusConfig(size=16), pinned)
+        for event in half:
+            if "pictures" in getattr(event, "metrics", {}):
+                half.close()
+        if before is None:
+            with pytest.raises(TrainingError, match=r"no corpus yet. Run `python launch.py train"):
+                corpus.load(tmp_path)
+            list(corpus.build(tmp_path, TINY, pinned))
+        else:
+            assert corpus.load(tmp_path).pictures.shape == (28, before, before, 3)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+DRAWN = ("pictures.npy", "alpha.npy", "index.jsonl", "MANIFEST.json")
+
+
+@pytest.mark.parametrize("file", ["originals.zip", "words.npz", *DRAWN])
+def test_a_full_disk_takes_nothing_away_and_the_same_command_goes_on(tmp_path, file):
+    pinned = make_packages(tmp_path / "packages")
+    if file in DRAWN:
+        list(corpus.build(tmp_path, TINY, pinned))
+    (tmp_path / f"{file}.tmp").symlink_to("/dev/full")
+    larger = corpus.CorpusConfig(size=48)
+    with pytest.raises(OSError, match="No space left on device"):
+        list(corpus.build(tmp_path, larger, pinned))
+    assert not list(tmp_path.glob("*.tmp"))
+    if file in DRAWN:
+        assert corpus.load(tmp_path).pictures.shape == (28, 32, 32, 3)
+    list(corpus.build(tmp_path, larger, pinned))
+    assert corpus.load(tmp_path).pictures.shape == (28, 48, 48, 3)
 
 
 def test_an_old_corpus_can_be_judged_with_and_not_trained_on(tmp_path):
@@ -155,6 +178,8 @@ def encoded(picture: Image.Image, kind: str, **options) -> bytes:
         encoded(Image.new("RGBA", (64, 64), "red"), "WEBP")[:60],
         encoded(Image.new("RGBA", (8, 8)), "WEBP"),
         encoded(Image.new("RGB", (8, 8), "white"), "WEBP"),
+        encoded(Image.new("CMYK", (8, 8)), "JPEG"),
+        encoded(Image.new("I;16", (8, 8)), "PNG"),
     ],
 )
 def test_an_original_that_cannot_be_read_or_shows_nothing_is_left_out(content):

