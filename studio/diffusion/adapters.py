@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from studio.core.errors import ModelError
 from studio.diffusion.adapter_files import Layers, LowRank, read_adapter, write_adapter
 from studio.diffusion.model import LatentDiffusionModel
-from studio.diffusion.summed_adapter import sum_when_alone
+from studio.diffusion.summed_adapter import gradients_apart, sum_when_alone
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the layers that a trained adapter changes
 TRANSFORMER = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
@@ -185,6 +185,16 @@ def adapter_off(unet: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+@contextmanager
+def row_gradients(unet: nn.Module) -> Iterator[list[Tensor]]:
+    """Keep the trained adapter's gradient apart for each row of a batch of B.
+
+    The list, filled when the block ends, has a (B, *shape) for each of `adapter_parameters`.
+    """
+    with gradients_apart(list(_trained_layers(unet).values())) as found:
+        yield found
 
 
 def save_adapter(unet: nn.Module, folder: Path, lineage: Mapping[str, Any]) -> tuple[Path, Path]:

@@ -10,6 +10,8 @@ through the rank, never forms that of W'.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,9 +19,15 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+APART = "gradients_apart"  # of a layer: where its gradients go, row by row
+
 
 class _SummedLinear(torch.autograd.Function):
-    """x (..., I), weight (O, I), bias (O,) or None, down (r, I), up (O, r), scale -> (..., O)."""
+    """x (..., I), weight (O, I), bias (O,) or None, down (r, I), up (O, r), the layer -> (..., O).
+
+    Inside `gradients_apart`, where x is (B, N, I), the layer gets the gradient of `down` and `up`
+    for each row, (B, r, I) and (B, O, r), and the weights get none.
+    """
 
     @staticmethod
     def forward(
@@ -29,19 +37,26 @@ class _SummedLinear(torch.autograd.Function):
         bias: Tensor | None,
         down: Tensor,
         up: Tensor,
-        scale: float,
+        layer: LoraLayer,
     ) -> Tensor:
+        scale = layer.scaling[layer.active_adapters[0]]
         summed = torch.addmm(weight, up, down, alpha=scale)
         ctx.save_for_backward(x, summed, down, up)
-        ctx.scale = scale
+        ctx.scale, ctx.layer = scale, layer
         return nn.functional.linear(x, summed, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, summed, down, up = ctx.saved_tensors
         gradient = gradients[0]
-        rows, flat = x.flatten(0, -2), gradient.flatten(0, -2)
         to_x = gradient @ summed if ctx.needs_input_grad[0] else None
+        apart = getattr(ctx.layer, APART, None)
+        if apart is not None:
+            to_down = (gradient @ up).mT @ x * ctx.scale
+            to_up = gradient.mT @ (x @ down.T) * ctx.scale
+            apart.append((to_down, to_up))
+            return to_x, None, None, None, None, None
+        rows, flat = x.flatten(0, -2), gradient.flatten(0, -2)
         to_down = ((flat @ up).T @ rows) * ctx.scale
         to_up = (flat.T @ (rows @ down.T)) * ctx.scale
         return to_x, None, None, to_down, to_up, None
@@ -58,4 +73,24 @@ def _forward(layer: Any, name: str, usual: Any, x: Tensor, *args: Any, **keyword
     if not alone or torch.is_autocast_enabled(x.device.type):
         return usual(x, *args, **keywords)
     base, down, up = layer.get_base_layer(), layer.lora_A[name].weight, layer.lora_B[name].weight
-    return _SummedLinear.apply(x, base.weight, base.bias, down, up, layer.scaling[name])
+    return _SummedLinear.apply(x, base.weight, base.bias, down, up, layer)
+
+
+@contextmanager
+def gradients_apart(layers: Sequence[LoraLayer]) -> Iterator[list[Tensor]]:
+    """Let a backward pass inside the block leave the gradient of each row of the batch, apart.
+
+    Yields a list that is filled when the block ends: (B, ...) for `down` and for `up` of each
+    layer; the weights' own gradients are not touched.
+    """
+    found: list[Tensor] = []
+    try:
+        for layer in layers:
+            setattr(layer, APART, [])
+        yield found
+        for layer in layers:
+            [rows] = getattr(layer, APART)
+            found += rows
+    finally:
+        for layer in layers:
+            delattr(layer, APART)

@@ -45,7 +45,7 @@ from studio.training.rollout import (
     picture_seed,
     sample_trajectories,
 )
-from studio.training.run_folder import NFT, FineTuneConfig, RunFolder, RunState
+from studio.training.run_folder import NFT, PPO, FineTuneConfig, RunFolder, RunState
 from studio.training.stopwatch import Stopwatch
 from studio.training.team import ALONE, Team
 from studio.training.update import DivergedError, Update, UpdateFigures, make_optimizer
@@ -231,7 +231,8 @@ class _Run:
         size = self.config.size or self.model.native_size
         mine = self.team.part(prompts), self.team.part(seeds)
         while True:
-            plan = RolloutPlan(*mine, size, actions, self.state.rollout_batch)
+            kept = self.config.algorithm == PPO and self.config.ppo.one_pass
+            plan = RolloutPlan(*mine, size, actions, self.state.rollout_batch, kept)
             parts = sample_trajectories(self.policy, self.model, self.texts, plan)
             drawn = yield from self._drawn(parts, SAMPLE)
             if isinstance(drawn, Trajectories):

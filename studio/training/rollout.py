@@ -8,14 +8,16 @@ stored in half precision they would move the ratio by more than the clip before 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from studio.core.errors import TrainingError
+from studio.diffusion.adapters import row_gradients
 from studio.diffusion.ddim import GaussianStep, ddim_transition
 from studio.diffusion.denoise import DenoisingStep, GaussianTransition, denoise
 from studio.diffusion.guidance import needs_null_pass, predict_noise
@@ -112,6 +114,7 @@ class Trajectories:
     log_prob: Tensor  # (N, A), mean over dimensions, under the policy that drew
     latents: Tensor  # (N, C, h, w) x_0, where the chain ended
     images: np.ndarray  # (N, H, W, 3) bytes
+    gradients: Tensor | None = None  # (N, P) of the sum of a picture's log_prob, by the adapter
 
     @property
     def dimensions(self) -> int:
@@ -129,7 +132,11 @@ def joined(parts: Sequence[Trajectories]) -> Trajectories:
     )
     prompts = tuple(prompt for part in parts for prompt in part.prompts)
     images = np.concatenate([part.images for part in parts])
-    return Trajectories(prompts, parts[0].actions, before, after, log_prob, latents, images)
+    apart = [part.gradients for part in parts if part.gradients is not None]
+    return Trajectories(
+        prompts, parts[0].actions, before, after, log_prob, latents, images,
+        torch.cat(apart) if apart else None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,7 @@ class RolloutPlan:
     size: tuple[int, int]  # width, height in pixels
     actions: range  # that are kept; none: nothing is left to chance, as artists draw
     batch: int  # pictures at once
+    gradients: bool = False  # kept of each picture, for an update that needs no pass of its own
 
 
 class WindowTransition(GaussianTransition):
@@ -165,17 +173,61 @@ class WindowTransition(GaussianTransition):
 
 @torch.no_grad()
 def sample_batch(
-    policy: Policy, noise: Tensor, prompt_embeds: Tensor, transition: GaussianTransition
+    policy: Policy,
+    noise: Tensor,
+    prompt_embeds: Tensor,
+    transition: GaussianTransition,
+    unet: Callable[..., tuple[Tensor]] | None = None,
 ) -> Iterator[tuple[DenoisingStep, Tensor | None]]:
-    """Draw a batch; yield each step with its log-probability (B,), None when it is no action."""
-    steps = denoise(policy.unet, noise, prompt_embeds, transition, policy.config.guidance_scale)
-    for step in steps:
+    """Draw a batch; yield each step with its log-probability (B,), None when it is no action.
+
+    `unet` is what wraps the policy's own.
+    """
+    scale = policy.config.guidance_scale
+    for step in denoise(unet or policy.unet, noise, prompt_embeds, transition, scale):
         if step.distribution is None:
             yield step, None
             continue
         numbers = torch.full((len(noise),), step.number - 1, device=noise.device)
         scored = policy.distribution(step.noise_pred, numbers, step.model_input)
         yield step, scored.log_prob(step.latents)
+
+
+class ScoredUnet:
+    """A U-Net that keeps its last prediction with what leads back to the adapter's weights."""
+
+    def __init__(self, policy: Policy, actions: range) -> None:
+        self._policy = policy
+        self._scored = {int(policy.timesteps[number]) for number in actions}
+        self._last: Tensor | None = None
+        self._gradients: list[Tensor] = []  # (B, P) each
+
+    def __call__(self, latents: Tensor, t: Tensor, **conditions: Any) -> tuple[Tensor]:
+        """Predict as the U-Net does."""
+        with torch.set_grad_enabled(int(t) in self._scored):
+            [self._last] = self._policy.unet(latents, t, **conditions)
+        return (self._last.detach(),)
+
+    @property
+    def gradients(self) -> Tensor:
+        """Of the log-densities that `score` was told of, summed over steps: (B, P), on the CPU."""
+        return torch.stack(self._gradients).sum(0).cpu()
+
+    @torch.enable_grad()
+    def score(self, step: DenoisingStep, prompt_embeds: Tensor) -> None:
+        """Add the gradient of the log-density of a step that was just taken."""
+        assert self._last is not None, "nothing was predicted"
+        last, scale = self._last.detach().requires_grad_(), self._policy.config.guidance_scale
+        count = len(step.latents)
+        numbers = torch.full((count,), step.number - 1, device=step.latents.device)
+        conditions = (step.model_input, step.timestep, prompt_embeds, scale)
+        noise_pred = predict_noise(lambda *_, **__: (last,), *conditions)
+        action = self._policy.distribution(noise_pred, numbers, step.model_input)
+        action.log_prob(step.latents).sum().backward()
+        with row_gradients(self._policy.unet) as found:
+            self._last.backward(last.grad)
+        rows = torch.cat([part.flatten(1) for part in found], 1)  # null half and text half
+        self._gradients.append(rows.reshape(-1, count, rows.shape[1]).sum(0))
 
 
 @torch.no_grad()
@@ -194,9 +246,12 @@ def sample_trajectories(
         embeds = texts.batch(plan.prompts[rows], policy.config.guidance_scale)
         transition = _transition(policy, generators, plan.actions)
         before, after, log_probs, latents = [], [], [], noise
-        for step, log_prob in sample_batch(policy, noise, embeds, transition):
+        scored = ScoredUnet(policy, plan.actions) if plan.gradients else None
+        for step, log_prob in sample_batch(policy, noise, embeds, transition, scored):
             if step.number - 1 in plan.actions:
                 assert log_prob is not None, "a trained step was deterministic"
+                if scored is not None:
+                    scored.score(step, embeds)
                 before.append(step.model_input.cpu())
                 after.append(step.latents.cpu())
                 log_probs.append(log_prob.cpu())
@@ -205,7 +260,8 @@ def sample_trajectories(
         empty = torch.zeros(len(noise), 0)
         chain = (torch.stack(kept, 1) if kept else empty for kept in (before, after, log_probs))
         images = to_uint8(decode(model.vae, latents))
-        parts.append(Trajectories(plan.prompts[rows], plan.actions, *chain, latents.cpu(), images))
+        drawn = (*chain, latents.cpu(), images, scored.gradients if scored else None)
+        parts.append(Trajectories(plan.prompts[rows], plan.actions, *drawn))
     yield joined(parts)
 
 

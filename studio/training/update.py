@@ -96,7 +96,7 @@ class Update:
     ) -> None:
         self.policy = policy
         self.batch = config.batch  # shrinks when memory runs out
-        self._measured = config.batch  # pairs that the divergence is measured on, by all together
+        self.measured = config.batch  # pairs that the divergence is measured on, by all together
         self.figures = UpdateFigures()
         self._texts = texts
         self._optimizer = optimizer
@@ -134,7 +134,7 @@ class Update:
             -(-pairs // self.batch) * self._calls_a_batch(number)
             for number, pairs in enumerate(mine)
         )
-        measured = len(self._team.part(range(min(self._measured, pictures * measured_places))))
+        measured = len(self._team.part(range(min(self.measured, pictures * measured_places))))
         return learning + 2 * -(-measured // self.batch)  # the divergence at the end
 
     def _begin(self, drawn: Trajectories, seed: int, epoch: int) -> None:
@@ -169,7 +169,7 @@ class Update:
         """How far the policy is from its base now, on a batch of the epoch's pairs."""
         places = self._places_measured(drawn)
         chosen = torch.from_numpy(chance.permutation(len(drawn.prompts) * places))
-        chosen = chosen[: self._measured]
+        chosen = chosen[: self.measured]
         pairs = torch.stack([chosen // places, chosen % places], 1)
         mine = self._team.part(pairs)
         for some in mine.split(self.batch) if len(mine) else ():

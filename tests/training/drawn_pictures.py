@@ -28,10 +28,10 @@ def nudge(unet, size=0.05, seed=0):
             parameter.add_(size * torch.randn(parameter.shape, generator=chance))
 
 
-def drawn_by(model, config, *, batch=4, prompts=PROMPTS, epoch=1) -> Trajectories:
+def drawn_by(model, config, *, batch=4, prompts=PROMPTS, epoch=1, gradients=False) -> Trajectories:
     policy = make_policy(model, config)
     seeds = tuple(picture_seed(0, epoch, i) for i in range(len(prompts)))
-    plan = RolloutPlan(prompts, seeds, (64, 64), config.actions(epoch - 1), batch)
+    plan = RolloutPlan(prompts, seeds, (64, 64), config.actions(epoch - 1), batch, gradients)
     *_, drawn = sample_trajectories(policy, model, TextFeatures(model), plan)
     return drawn
 

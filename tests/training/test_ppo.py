@@ -286,6 +286,33 @@ def test_small_batches_add_up_to_the_gradient_of_a_large_one(model):
     assert torch.allclose(found[0], found[2], atol=2e-4 * scale)
 
 
+@pytest.mark.parametrize(("scale", "window"), [(2.0, 0), (1.0, 0), (2.0, 2)])
+def test_gradients_kept_while_drawing_are_those_of_the_update_s_own_pass(model, scale, window):
+    nudge(model.unet)
+    config = replace(CONFIG, guidance_scale=scale, window=window)
+    ppo = PpoConfig(updates=1, kl_weight=0.0, gradient_clip=1e9, learning_rate=0.0)
+    told = {}
+    for kept in (False, True):
+        drawn = drawn_by(model, config, batch=2, gradients=kept)
+        assert (drawn.gradients is not None) == kept
+        update = update_of(model, config, replace(ppo, one_pass=kept))
+        calls = len(list(update.run(drawn, ADVANTAGE, seed=0, epoch=1)))
+        assert calls == update.calls(len(ADVANTAGE), len(drawn.actions))
+        told[kept] = gradient(model), update.figures, drawn.latents, calls
+    (two, figures, latents, calls), (one, others, same, fewer) = told[False], told[True]
+    assert float((one - two).norm() / two.norm()) < 1e-5
+    assert torch.equal(latents, same)  # the pictures are the ones that they would have been
+    assert (others.pairs, fewer) == (figures.pairs, calls - 1)
+    assert others.loss == pytest.approx(figures.loss, abs=1e-5)
+    assert others.kl == pytest.approx(figures.kl)
+
+
+@pytest.mark.parametrize("changes", [{"updates": 2, "kl_weight": 0.0}, {"kl_weight": 0.02}])
+def test_learning_while_drawing_is_refused_where_the_ratio_is_not_one(changes):
+    with pytest.raises(TrainingError, match="one update an epoch"):
+        PpoConfig(one_pass=True, **changes)
+
+
 def test_only_the_adapter_changes(model):
     def frozen():
         others = {n: p for n, p in model.unet.named_parameters() if not p.requires_grad}
