@@ -16,14 +16,14 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from studio.core.errors import TrainingError
+from studio.core.errors import DiskFullError, TrainingError
 from studio.core.events import StageArtifact, StageProgress
 from studio.training import checkpoint
 from studio.training.budget import Plan, measure, read_plan, write_plan
@@ -136,9 +136,7 @@ class _Run:
                         left = self.spent / (self.done - first) * (config.steps - self.done)
                         metrics = self._metrics(*taken)
                         if log is not None:
-                            entry = {"step": self.done, "time": time.time(), **metrics}
-                            log.write(json.dumps(entry) + "\n")
-                            log.flush()
+                            _write_line(log, {"step": self.done, "time": time.time(), **metrics})
                         yield StageProgress(self.stage, self.done, config.steps, left, metrics)
                     if self._is_due(config.checkpoint_every):
                         yield from self._commit()
@@ -238,7 +236,7 @@ def take_gradient(
     return loss, metrics
 
 
-def _open_log(folder: Path, first: int) -> TextIO:
+def _open_log(folder: Path, first: int) -> FileIO:
     """Open the log to append, without what a killed run logged beyond its last checkpoint."""
     path = folder / "log.jsonl"
     if path.is_file():
@@ -248,7 +246,17 @@ def _open_log(folder: Path, first: int) -> TextIO:
             partial = folder / "log.jsonl.tmp"
             partial.write_text("".join(kept), encoding="utf-8")
             partial.replace(path)
-    return path.open("a", encoding="utf-8")
+    return path.open("ab", buffering=0)  # what cannot be written is not tried again at its end
+
+
+def _write_line(log: FileIO, entry: Mapping[str, float]) -> None:
+    try:
+        log.write(json.dumps(entry).encode() + b"\n")
+    except OSError as error:
+        raise DiskFullError(
+            f"The log of the training could not be written ({error.strerror}). Free some disk "
+            "space and run the same command again; it goes on from its last checkpoint."
+        ) from error
 
 
 def _logged_step(line: str) -> float:

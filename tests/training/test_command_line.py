@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
 
 import launch
+from studio.training.dataset import corpus, sources
 from studio.training.stages import command_line
-from tests.training.synthetic import make_corpus
+from tests.training.synthetic import ellipse, make_corpus
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +79,26 @@ def test_a_full_disk_ends_with_1_and_a_sentence(settings, capsys):
     stage.mkdir()
     (stage / "log.jsonl").symlink_to("/dev/full")
     assert train(settings, "autoencoder", "--steps", "1", "--batch-size", "2") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("The log of the training could not be written (No space left on device)")
+    assert said.endswith("run the same command again; it goes on from its last checkpoint.\n")
+
+
+def test_a_full_disk_under_the_corpus_ends_with_1_and_keeps_the_corpus_before(settings, capsys):
+    folder = settings.training_dir / "corpus"
+    before = make_corpus(folder, size=16)
+    svg = sources._svg(ellipse(0), 16, 16).encode()
+    original = sources.Original("cat", "flat illustration", (), "MIT", "", svg)
+    origin = corpus._origin(corpus.PACKAGES)
+    sources.write_originals(folder / "originals.zip", iter([original]), origin)
+    (folder / "pictures.npy.tmp").symlink_to("/dev/full")
+    assert train(settings, "corpus") == 1
     assert capsys.readouterr().err == (
         "The disk is full. Free some space and run the same command again.\n"
     )
+    assert np.array_equal(corpus.load(folder).pictures, before.pictures)
+    assert train(settings, "corpus") == 0
+    assert [entry.subject for entry in corpus.load(folder).entries] == ["cat"]
 
 
 def test_a_stage_stopped_with_ctrl_c_ends_with_130_and_goes_on_from_there(settings, capsys):
