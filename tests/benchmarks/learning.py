@@ -55,6 +55,7 @@ MINUTES = 20.0  # of training, as asked
 VOTES = 300
 FIRST_VOTES = 180  # of them about the base's pictures, where there are two rounds; one of either
 TUNED_POOL = 2  # kind a prompt is left for the second
+FIRST_SHARE = 0.4  # of the epochs or minutes: only what is to be voted on comes of it
 POOL = 4  # pictures of each prompt that are voted on, and that (b) compares
 KNOWN_POOL = 2  # that (a) compares
 TRAINED, COMPARED, LOOKED_AT = 60, 50, 6  # prompts; those after each epoch are no verdict's
@@ -106,6 +107,14 @@ class Effort:
         rounds += "-anew" if rounds and self.anew else ""
         how = f"{self.algorithm}-{self.learning_rate:g}-{length}{rounds}"
         return self.folder / f"{name}-{seed}-{how}"
+
+    def parted(self) -> tuple[Effort, Effort]:
+        """Return what each of two rounds may take."""
+        epochs, minutes = round(FIRST_SHARE * self.epochs), FIRST_SHARE * self.minutes
+        return (
+            replace(self, epochs=epochs, minutes=minutes),
+            replace(self, epochs=self.epochs - epochs, minutes=self.minutes - minutes),
+        )
 
 
 def main(effort: Effort | None = None, only: str = "") -> list[dict]:
@@ -230,11 +239,12 @@ def taught(rater: HiddenRater, seed: int, effort: Effort, asked_for: Prompts) ->
         rater.vote_on_base(VOTES)
         return train(rater.reward(), seed, effort, asked_for, run)
     rater.vote_on_base(FIRST_VOTES)
-    first = train(rater.reward(), seed, effort, asked_for, run / "round-1")
+    early, late = effort.parted()
+    first = train(rater.reward(), seed, early, asked_for, run / "round-1")
     tuned, seconds = drawn_once(run / "round-1" / "tuned.npy", asked_for, first.adapter)
     wins = rater.vote_on_tuned(tuned, TUNED_POOL)
     start = None if effort.anew else first.adapter
-    last = train(rater.reward(), seed, effort, asked_for, run / "round-2", start)
+    last = train(rater.reward(), seed, late, asked_for, run / "round-2", start)
     spent = first.cpu_seconds + seconds + last.cpu_seconds
     return replace(last, cpu_seconds=spent, first_wins=wins)
 
