@@ -20,6 +20,7 @@ from studio.training.stages.clip_check import told_apart, unseen_words
 from studio.training.stages.towers import (
     ClipConfig,
     ClipPair,
+    composition_loss,
     contrastive_loss,
     distillation_loss,
     tokenize,
@@ -148,13 +149,28 @@ def test_scenes_come_in_pairs_and_captions_with_their_pictures(trained):
     corpus = trained[1]
     bank = paint_bank(corpus, corpus.training_rows, (16, 16), 12, 0)
     config = replace(TINY, batch_size=10, scene_share=0.6)
-    pictures, captions = clip.draw_batch(corpus, bank, config, np.random.default_rng(0))
+    pictures, captions, scenes = clip.draw_batch(corpus, bank, config, np.random.default_rng(0))
     assert len(pictures) == len(captions) == 10
+    assert captions[4:] == [bank.captions[number] for number in scenes]
     for picture, caption in zip(pictures[4:], captions[4:], strict=True):
         same = [i for i, said in enumerate(bank.captions) if said == caption]
         assert any(np.array_equal(picture, bank.pictures[i]) for i in same)
     numbers = [bank.captions.index(c) // 2 for c in captions[4:]]
     assert numbers[::2] == numbers[1::2]
+
+
+def test_what_a_caption_says_of_a_scene_has_to_be_named_and_nothing_else():
+    pair = ClipPair(TINY, 620, 619, 16)
+    embeds = torch.randn(2, TINY.projection, generator=torch.Generator().manual_seed(0))
+    said = torch.tensor([[2, -1, -1, -1, -1, -1], [0, -1, 3, -1, -1, -1]])
+    logits = pair.composition(embeds)
+    place, count = logits[:, :3], logits[:, 8:12]  # three places, five shots, four numbers
+    surprises = [
+        -place[0].log_softmax(0)[2], -place[1].log_softmax(0)[0], -count[1].log_softmax(0)[3]
+    ]  # fmt: skip
+    torch.testing.assert_close(composition_loss(pair, embeds, said), sum(surprises) / 3)
+    assert composition_loss(pair, embeds, torch.full((2, 6), -1)) == 0
+    assert composition_loss(pair, embeds[:0], said[:0]) == 0
 
 
 def test_the_teacher_is_matched_when_the_maps_give_its_vectors(tokenizer):

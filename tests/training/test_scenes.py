@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from studio.core.errors import TrainingError
 from studio.training.dataset.backdrops import BACKDROPS, TIMES, paint_backdrop
 from studio.training.dataset.captions import SHOTS, read_caption
-from studio.training.dataset.scenes import Scene, describe, draw_scene, paint, paint_bank, sibling
+from studio.training.dataset.scenes import (
+    ASPECTS,
+    Scene,
+    describe,
+    draw_scene,
+    paint,
+    paint_bank,
+    said_of,
+    sibling,
+)
 from studio.training.stages.evaluate import at_size, in_place, placement
 from tests.training.synthetic import make_corpus
 
@@ -43,6 +52,9 @@ def test_a_scenes_caption_is_read_back_as_the_scene(corpus, seed, size):
             assert asked.place == (one.place or None)
         assert text.endswith(one.style)
         assert one.backdrop in text and one.time in text and one.colour in text
+        for (aspect, values), number in zip(ASPECTS.items(), said_of(one), strict=True):
+            unsaid = 1 if aspect == "count" else ""
+            assert getattr(one, aspect) == (unsaid if number < 0 else values[number])
 
 
 @settings(deadline=None, max_examples=60)

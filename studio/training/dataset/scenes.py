@@ -8,8 +8,10 @@ tell them apart. Only parts that may be trained on are used (`split.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -55,6 +57,24 @@ class Scene:
     backdrop: str = ""
     time: str = ""
     behind: bool = False  # the second subject is in the background, not beside the first
+
+
+ASPECTS: Mapping[str, tuple[object, ...]] = MappingProxyType(  # what a caption can say of a scene
+    {
+        "place": tuple(PLACES),
+        "shot": tuple(SHOTS),
+        "count": tuple(NUMBERS),
+        "colour": tuple(COLOURS),
+        "backdrop": BACKDROPS,
+        "time": tuple(TIMES),
+    }
+)
+
+
+def said_of(scene: Scene) -> tuple[int, ...]:
+    """Return for each of ASPECTS which of its values the caption names, -1 where it names none."""
+    named = ((values, getattr(scene, aspect)) for aspect, values in ASPECTS.items())
+    return tuple(values.index(value) if value in values else -1 for values, value in named)
 
 
 def describe(scene: Scene, corpus: Corpus) -> str:

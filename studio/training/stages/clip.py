@@ -1,10 +1,11 @@
 """Stage 3, the CLIP pair: a text tower and a vision tower that agree on what a caption shows.
 
 Beside the corpus' pictures a batch holds composed scenes (`scenes.py`), each with a sibling that
-differs in one thing, so that places, sizes, numbers and colours are what tells the two apart. And
-the text tower is distilled from a sentence encoder (Hinton et al. 2015, here by cosine): linear
-maps of its hidden states must give the encoder's vector of a word or label, so that words which no
-caption holds come to lie near those that mean the same. The U-Net reads these hidden states.
+differs in one thing, so that places, sizes, numbers and colours are what tells the two apart; and
+one linear map must name these from either tower's projection. The text tower is also distilled from
+a sentence encoder (Hinton et al. 2015, here by cosine): linear maps of its hidden states must give
+the encoder's vector of a word or label, so that words which no caption holds come to lie near those
+that mean the same. The U-Net reads these hidden states.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from transformers import CLIPTokenizer
 from studio.core.events import Event, StageProgress
 from studio.training.dataset.captions import caption
 from studio.training.dataset.corpus import Corpus
-from studio.training.dataset.scenes import SceneBank, paint_bank
+from studio.training.dataset.scenes import SceneBank, paint_bank, said_of
 from studio.training.dataset.words import WordBank
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import Metrics, optimize, step_generator
@@ -32,6 +33,7 @@ from studio.training.stages.towers import (
     IMAGE_STD,
     ClipConfig,
     ClipPair,
+    composition_loss,
     contrastive_loss,
     distillation_loss,
     normalise,
@@ -65,27 +67,31 @@ def train(
     pair = ClipPair(config, len(tokenizer), tokenizer.eos_token_id, words.vectors.shape[1])
     pair = pair.to(device)
     taught = np.flatnonzero(~words.held_out)
+    said = torch.tensor([said_of(scene) for scene in bank.scenes], device=device)
 
     def loss_at(step: int) -> tuple[Tensor, Metrics]:
         choose = step_generator(config.loop.seed, step)
-        pictures, captions = draw_batch(corpus, bank, config, choose)
+        pictures, captions, scenes = draw_batch(corpus, bank, config, choose)
         ids = tokenize(tokenizer, captions, trim=True).to(device)
         lesson = choose.choice(taught, min(config.words, len(taught)), replace=False)
         word_ids = tokenize(tokenizer, [words.words[i] for i in lesson], trim=True).to(device)
-        same = _alike(captions).to(device)
+        same, single = _alike(captions).to(device), len(captions) - len(scenes)
         seen = _augment(torch.from_numpy(pictures).to(device), choose)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = pair(ids, seen)
+            embeds = pair.embed(ids, seen)
+            logits = pair.similarities(*embeds)
+            named = sum(composition_loss(pair, e[single:], said[scenes]) for e in embeds)
             distilled = distillation_loss(pair, word_ids, words.vectors[lesson].to(device))
         contrast = contrastive_loss(logits.float(), same)
         target = torch.arange(len(captions), device=device)
         metrics = {
             "contrast": contrast.detach(),
             "distillation": distilled.detach(),
+            "composition": named.detach(),
             "caption_finds_picture": (logits.argmax(dim=1) == target).float().mean(),
             "scale": pair.logit_scale.detach().exp(),
         }
-        loss = contrast + config.distillation * distilled
+        loss = contrast + config.distillation * distilled + config.composition * named
         return loss / team.count, {name: value / team.count for name, value in metrics.items()}
 
     yield from optimize("clip", pair, loss_at, config.loop, folder, team)
@@ -98,8 +104,11 @@ def train(
 
 def draw_batch(
     corpus: Corpus, bank: SceneBank, config: ClipConfig, choose: np.random.Generator
-) -> tuple[np.ndarray, list[str]]:
-    """Draw pictures (B, S, S, 3) uint8 and their captions: of the corpus, and pairs of scenes."""
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Draw pictures (B, S, S, 3) uint8 and their captions: of the corpus, and pairs of scenes.
+
+    The scenes come last; which of the bank they are is the third.
+    """
     pairs = min(round(config.scene_share * config.batch_size / 2), len(bank.captions) // 2)
     rows = corpus.training_rows
     single = config.batch_size - 2 * pairs
@@ -109,7 +118,7 @@ def draw_batch(
     numbers = choose.choice(len(bank.captions) // 2, pairs, replace=False)
     scenes = np.stack([2 * numbers, 2 * numbers + 1], axis=1).ravel()
     captions += [bank.captions[number] for number in scenes]
-    return np.concatenate([corpus.pictures[picked], bank.pictures[scenes]]), captions
+    return np.concatenate([corpus.pictures[picked], bank.pictures[scenes]]), captions, scenes
 
 
 def _alike(captions: list[str]) -> Tensor:

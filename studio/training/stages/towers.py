@@ -26,6 +26,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from studio.training.dataset.scenes import ASPECTS
 from studio.training.loop import LoopConfig
 
 IMAGE_MEAN = (0.5, 0.5, 0.5)
@@ -51,6 +52,7 @@ class ClipConfig:
     scene_share: float = 0.4  # of a batch
     words: int = 128  # of the sentence encoder's, a step
     distillation: float = 1.0  # weight of what they teach
+    composition: float = 0.5  # weight of naming place, shot, number, ... of a scene
     checked: int = 600  # new scenes that are told apart at the end
     temperature: float = 14.0  # initial logit scale, 1 / 0.07
     loop: LoopConfig = field(
@@ -98,12 +100,20 @@ class ClipPair(nn.Module):
         # From the end token's hidden state, and from the mean of the words': both are read by the
         # U-Net. Not part of what ships.
         self.lessons = nn.ModuleList(nn.Linear(config.width, taught) for _ in range(2))
+        self.composition = nn.Linear(config.projection, sum(map(len, ASPECTS.values())))
+
+    def embed(self, token_ids: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L) and pictures (B, 3, S, S) -> both towers' projections (B, D)."""
+        return self.text(token_ids).text_embeds, self.vision(pictures).image_embeds
+
+    def similarities(self, text: Tensor, vision: Tensor) -> Tensor:
+        """Projections (B, D) -> cosine similarities x scale (B, B)."""
+        text, vision = (nn.functional.normalize(e, dim=-1) for e in (text, vision))
+        return self.logit_scale.exp().clamp(max=100) * text @ vision.T
 
     def forward(self, token_ids: Tensor, pictures: Tensor) -> Tensor:
         """Token ids (B, L) and pictures (B, 3, S, S) -> cosine similarities x scale (B, B)."""
-        text = nn.functional.normalize(self.text(token_ids).text_embeds, dim=-1)
-        vision = nn.functional.normalize(self.vision(pictures).image_embeds, dim=-1)
-        return self.logit_scale.exp().clamp(max=100) * text @ vision.T
+        return self.similarities(*self.embed(token_ids, pictures))
 
 
 def contrastive_loss(logits: Tensor, same: Tensor | None = None) -> Tensor:
@@ -119,6 +129,20 @@ def contrastive_loss(logits: Tensor, same: Tensor | None = None) -> Tensor:
     rows = nn.functional.cross_entropy(logits, target)
     columns = nn.functional.cross_entropy(logits.T, target)
     return (rows + columns) / 2
+
+
+def composition_loss(pair: ClipPair, embeds: Tensor, said: Tensor) -> Tensor:
+    """Cross entropy of naming what was said of each scene, mean over all that was said.
+
+    embeds (N, D) of captions or of pictures, said (N, A) the numbers of `said_of`. One linear map
+    names both, so both towers have to keep it, and in the same directions.
+    """
+    named = pair.composition(embeds).float().split([len(v) for v in ASPECTS.values()], dim=1)
+    losses = [
+        nn.functional.cross_entropy(logits, said[:, i], ignore_index=-1, reduction="sum")
+        for i, logits in enumerate(named)
+    ]
+    return sum(losses) / (said >= 0).sum().clamp(min=1)
 
 
 def distillation_loss(pair: ClipPair, token_ids: Tensor, vectors: Tensor) -> Tensor:
