@@ -147,12 +147,12 @@ def train(
         if isinstance(event, StageArtifact):
             sheet = reconstruction_sheet(vae, corpus, drawn, folder)
             yield StageArtifact("autoencoder", str(sheet))
-    latents = encode(vae, corpus.pictures[drawn[:: max(len(drawn) // 4000, 1)]])
     if not config.decoder_only:
-        fold_normalisation(vae, latents)
+        fold_normalisation(vae, encode(vae, corpus.pictures[drawn[:: max(len(drawn) // 4000, 1)]]))
     if hardware.team.leads:
         vae.save_pretrained(folder / "vae")
     hardware.team.wait()
+    latents = encode(vae, corpus.pictures[drawn[:1]])
     ratio = compression(corpus.pictures.shape[1:], tuple(latents.shape[1:]))
     figures = {"compression": ratio, "psnr": psnr(vae, corpus, drawn[:: max(len(drawn) // 96, 1)])}
     yield StageProgress("autoencoder", config.loop.steps, config.loop.steps, 0.0, figures)
