@@ -56,6 +56,7 @@ VOTES = 300
 FIRST_VOTES = 180  # of them about the base's pictures, where there are two rounds; one of either
 TUNED_POOL = 2  # kind a prompt is left for the second
 FIRST_SHARE = 0.4  # of the epochs or minutes: only what is to be voted on comes of it
+AHEAD = 2.0  # strength at which its last epoch is voted on: where it leads, to be seen clearly
 POOL = 4  # pictures of each prompt that are voted on, and that (b) compares
 KNOWN_POOL = 2  # that (a) compares
 TRAINED, COMPARED, LOOKED_AT = 60, 50, 6  # prompts; those after each epoch are no verdict's
@@ -241,7 +242,7 @@ def taught(rater: HiddenRater, seed: int, effort: Effort, asked_for: Prompts) ->
     rater.vote_on_base(FIRST_VOTES)
     early, late = effort.parted()
     first = train(rater.reward(), seed, early, asked_for, run / "round-1")
-    tuned, seconds = drawn_once(run / "round-1" / "tuned.npy", asked_for, first.adapter)
+    tuned, seconds = drawn_once(run / "round-1", asked_for)
     wins = rater.vote_on_tuned(tuned, TUNED_POOL)
     start = None if effort.anew else first.adapter
     last = train(rater.reward(), seed, late, asked_for, run / "round-2", start)
@@ -275,12 +276,16 @@ def train(
     return Trained(run / "adapter.safetensors", reward, *figures)
 
 
-def drawn_once(file: Path, asked_for: Prompts, adapter: Path) -> tuple[Images, float]:
-    """Return the tuned model's pictures of the training's prompts, and CPU seconds they took."""
-    begun, seconds = time.process_time(), file.with_suffix(".txt")
+def drawn_once(run: Path, asked_for: Prompts) -> tuple[Images, float]:
+    """Return pictures of the training's prompts by a run's last epoch, and their CPU seconds."""
+    file, seconds = run / "tuned.npy", run / "tuned-cpu-seconds.txt"
     if not file.exists():
-        np.save(file, draw(*numbered(asked_for.trained, TUNED_POOL), adapter))
+        begun = time.process_time()
+        *_, rung = sorted((run / "ladder").iterdir())
+        adapter = rung / "adapter.safetensors"
+        pictures = draw(*numbered(asked_for.trained, TUNED_POOL), adapter, AHEAD)
         seconds.write_text(str(time.process_time() - begun))
+        np.save(file, pictures)
     return np.load(file), float(seconds.read_text())
 
 
@@ -319,7 +324,9 @@ def base_pictures(effort: Effort, asked: Sequence[str], seeds: Sequence[int]) ->
     return np.load(file)
 
 
-def draw(asked: Sequence[str], seeds: Sequence[int], adapter: Path | None = None) -> Images:
+def draw(
+    asked: Sequence[str], seeds: Sequence[int], adapter: Path | None = None, strength: float = 1.0
+) -> Images:
     """Draw one picture a prompt and seed, as an artist would; the adapter summed, as in training.
 
     (That is a fifth faster, and differs from an artist's adapter by rounding.)
@@ -328,6 +335,10 @@ def draw(asked: Sequence[str], seeds: Sequence[int], adapter: Path | None = None
     if adapter:
         add_trainable_adapter(model.unet, FineTuneConfig.rank, seed=0)
         continue_from(model.unet, adapter)
+        with torch.no_grad():
+            for name, weight in model.unet.named_parameters():
+                if ".lora_B." in name:
+                    weight.mul_(strength)
     plan = LookPlan(tuple(asked), tuple(seeds), model.native_size, STEPS, GUIDANCE, BATCH)
     *_, images = draw_look(model, TextFeatures(model), plan)
     return images
