@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,21 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from studio.core.events import Notice, StageProgress
 from studio.core.settings import Settings
 from studio.training.dataset import corpus, sources
 from studio.training.dataset.packages import fetch_packages
 from studio.training.dataset.split import NEW_SUBJECT, SPLIT, split
 from studio.training.dataset.words import WORDS, write_words
 from studio.training.stages import command_line
-from studio.training.stages.evaluation import EvaluationConfig, evaluate
-from studio.training.stages.judge import JudgeConfig
+from studio.training.stages.evaluation import (
+    EvaluationConfig,
+    Examined,
+    evaluate,
+    groups_of,
+    reconstructions,
+)
+from studio.training.stages.judge import JudgeConfig, load_network
 from tests.training.synthetic import ellipse, make_corpus, make_packages
 
 LABELS = [f"{a}{b}{a}" for a in "bdfgklmn" for b in "aeiou"]
@@ -129,7 +137,32 @@ def test_an_older_model_and_corpus_are_evaluated_and_say_that_nothing_was_held_o
 ):
     made = make_corpus(tmp_path / "corpus", size=64, old=True)
     config = EvaluationConfig(pictures=2, subjects=1, reconstructions=4, judge=JudgeConfig(steps=1))
-    list(evaluate(made, rehearsed[2] / "starter", config, tmp_path / "card"))
+    events = list(evaluate(made, rehearsed[2] / "starter", config, tmp_path / "card"))
     figures = json.loads((tmp_path / "card" / "figures.json").read_text(encoding="utf-8"))
     assert figures[0]["metric"].startswith("no held-out split (the corpus has none)")
     assert not any("held-out pairs" in r["metric"] for r in figures)
+    assert events[0] == Notice(figures[0]["metric"])
+    assert (events[1].stage, events[1].step) == ("features", 0)  # told before anything is computed
+    drawn = [e for e in events if isinstance(e, StageProgress) and e.stage == "pictures"]
+    assert (drawn[-1].step, drawn[-1].seconds_left) == (drawn[-1].steps, 0)
+
+
+def test_what_an_earlier_training_was_shown_is_not_called_held_out(rehearsed, tmp_path):
+    made = corpus.load(rehearsed[2] / "corpus")
+    model = Examined.read(rehearsed[2] / "starter")
+    again = replace(model, shown_before=frozenset({"3d render"}))
+    names = {(g.style, g.part) for g in groups_of(made, again, EvaluationConfig())}
+    assert ("3d render", "seen before") in names
+    assert not {("3d render", "held-out pairs"), ("3d render", "held-out subjects")} & names
+    assert ("flat illustration", "held-out pairs") in names
+    assert model.notes(made) == []
+    assert again.notes(made) == [
+        "seen before: an earlier training was shown every pair in 3d render"
+    ]
+    config = EvaluationConfig(reconstructions=4)
+    figures = reconstructions(made, again, load_network(), config)
+    assert figures[0]["metric"] == "autoencoder, pictures seen before, PSNR"
+    about = json.loads((model.folder / "easel.json").read_text(encoding="utf-8"))
+    shutil.copy2(model.folder / "subjects.txt", tmp_path)
+    (tmp_path / "easel.json").write_text(json.dumps(about | {"shown_before": ["3d render"]}))
+    assert Examined.read(tmp_path).shown_before == {"3d render"}

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import torch
 
 from studio.core.errors import EaselError
-from studio.core.events import Event, StageArtifact, StageProgress
+from studio.core.events import Event, Notice, StageArtifact, StageProgress
 from studio.core.request import SAMPLERS
 from studio.core.settings import STARTER_MODEL, Settings
 from studio.diffusion.schedule import PREDICTION_TYPES
@@ -309,13 +309,21 @@ RUN: Mapping[str, Stage] = MappingProxyType(
 
 
 def _say(event: Event) -> None:
+    if line := as_line(event):
+        _write(line)
+
+
+def as_line(event: Event) -> str:
+    """Return what is told of an event; '' when that is nothing."""
     if isinstance(event, StageArtifact):
-        _write(f"wrote {event.path}")
+        return f"wrote {event.path}"
+    if isinstance(event, Notice):
+        return event.sentence
     if not isinstance(event, StageProgress):
-        return
+        return ""
     left = "" if event.seconds_left is None else f"  {event.seconds_left / 60:.1f} min left"
     figures = "  ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
-    _write(f"{event.stage} {event.step}/{event.steps}{left}  {figures}")
+    return f"{event.stage} {event.step}/{event.steps}{left}  {figures}".rstrip()
 
 
 def _write(line: str) -> None:

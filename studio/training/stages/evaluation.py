@@ -3,7 +3,8 @@
 Every figure is of uncurated pictures from one seed. Beside each rate stands what the real pictures
 of the same subjects reach, which is what a perfect model would. A model says by which split it was
 trained (`easel.json`); for one that says none, or a corpus without one, every picture counts as
-seen, and the figures say so.
+seen, and the figures say so. What is held out of this training but was shown in an earlier one
+(`shown_before` in `easel.json`) is called seen before.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from studio.core.events import Event, StageArtifact, StageProgress
+from studio.core.events import Event, Notice, StageArtifact, StageProgress
 from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.training.dataset.captions import PLACES, SHOTS, noun, read_caption
 from studio.training.dataset.corpus import Corpus
@@ -40,7 +41,8 @@ from studio.training.stages.evaluate import (
 from studio.training.stages.judge import (
     Bank,
     JudgeConfig,
-    build_bank,
+    bank_parts,
+    bank_rows,
     draw,
     features,
     hit_rates,
@@ -50,6 +52,7 @@ from studio.training.stages.judge import (
 )
 
 FIGURES = "figures.json"
+SEEN, SEEN_BEFORE, PAIRS, NEW = "seen", "seen before", "held-out pairs", "held-out subjects"
 SIDED = 0.7  # as in scenes: a wider subject stands on no side
 
 
@@ -72,6 +75,7 @@ class Examined:
     sizes: tuple[tuple[int, int], ...]
     subjects: frozenset[str]
     split: str  # '' when it was trained without one
+    shown_before: frozenset[str] = frozenset()  # styles of which every pair was trained on earlier
 
     @classmethod
     def read(cls, folder: Path) -> Examined:
@@ -84,17 +88,64 @@ class Examined:
             tuple((w, h) for w, h in about["trained_sizes"]),
             frozenset(filter(None, map(str.strip, subjects))),
             about.get("split", ""),
+            frozenset(about.get("shown_before", ())),
         )
 
-    def parts(self, corpus: Corpus) -> dict[str, tuple[str, ...]]:
+    def parts(self, corpus: Corpus, style: str) -> dict[str, tuple[str, ...]]:
         """Return the parts of the split that are told apart, by what they are called."""
-        if corpus.has_split and self.split == SPLIT:
-            return {
-                "seen": (TRAIN,),
-                "held-out pairs": (NEW_PAIR,),
-                "held-out subjects": (NEW_SUBJECT,),
-            }
-        return {"seen": (TRAIN, NEW_PAIR, NEW_SUBJECT)}
+        if not (corpus.has_split and self.split == SPLIT):
+            return {SEEN: (TRAIN, NEW_PAIR, NEW_SUBJECT)}
+        if style in self.shown_before:
+            return {SEEN: (TRAIN,), SEEN_BEFORE: (NEW_PAIR,)}
+        return {SEEN: (TRAIN,), PAIRS: (NEW_PAIR,), NEW: (NEW_SUBJECT,)}
+
+    def notes(self, corpus: Corpus) -> list[str]:
+        """Say in which sense figures are not of pictures that the model never saw."""
+        if not (corpus.has_split and self.split == SPLIT):
+            why = (
+                "the corpus has none" if not corpus.has_split else "the model was trained before it"
+            )
+            return [f"no held-out split ({why}): all figures are on pictures that were trained on"]
+        if self.shown_before:
+            styles = ", ".join(sorted(self.shown_before))
+            return [f"{SEEN_BEFORE}: an earlier training was shown every pair in {styles}"]
+        return []
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures of one style and part of the split, to be drawn and judged together."""
+
+    style: str
+    part: str  # what it is called
+    rows: np.ndarray
+
+    @property
+    def title(self) -> str:
+        """What its figures begin with."""
+        return f"{self.style}, {self.part}"
+
+
+class Artist:
+    """Draws for the judge and tells how far all of it is."""
+
+    def __init__(self, model: LatentDiffusionModel, config: JudgeConfig, count: int) -> None:
+        self._model, self._config, self._count = model, config, count
+        self._done, self._seconds = 0, 0.0
+
+    def draw(
+        self, prompts: Sequence[str], size: tuple[int, int] | None = None
+    ) -> Generator[StageProgress, None, list[np.ndarray]]:
+        """Draw each prompt once, at one size; yield after each batch, return the pictures."""
+        config, pictures = replace(self._config, size=size), []
+        for i in range(0, len(prompts), config.batch):
+            begun = time.perf_counter()
+            pictures += draw(self._model, prompts[i : i + config.batch], config)
+            self._seconds += time.perf_counter() - begun
+            self._done += len(prompts[i : i + config.batch])
+            left = self._seconds / self._done * (self._count - self._done)
+            yield StageProgress("pictures", self._done, self._count, left)
+        return pictures
 
 
 def evaluate(
@@ -102,47 +153,76 @@ def evaluate(
 ) -> Iterator[Event]:
     """Draw, measure, and write `figures.json` and sheets to `folder`.
 
-    Yields `StageProgress` after each group of pictures, with its figures.
+    Yields a `Notice` for what is to be known of all figures, `StageProgress` of "features" and
+    "pictures" while they are made, and of "card" with the figures of each group of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    examined = Examined.read(model)
-    parts, network = examined.parts(corpus), load_network()
-    loaded = load_model(model, "judged")
-    records: list[dict] = []
-    if "held-out pairs" not in parts:
-        why = "the corpus has none" if not corpus.has_split else "the model was trained before it"
-        note = f"no held-out split ({why}): all figures are on pictures that were trained on"
-        records.append(record(note, 0, "held-out pictures", None))
-    judged = [s for s in examined.styles if s in (*EMOJI_STYLES, SKETCH, INK)]
-    bank = build_bank(network, corpus, (*EMOJI_STYLES, *(s for s in judged if s in (SKETCH, INK))))
-    for style in judged:
-        for name, part in parts.items():
-            rows = _chosen(corpus, examined, style, part, config.pictures)
-            if len(rows) < 2:
-                continue
-            subjects = [corpus.entries[row].subject for row in rows]
-            begun = time.perf_counter()
-            pictures = draw(loaded, [f"{s}, {style}" for s in subjects], config.judge)
-            seconds = (time.perf_counter() - begun) / len(pictures)
-            real = features(network, corpus.pictures[rows])
-            others, title = bank.without_style(style), f"{style}, {name}"
-            found = recognised(features(network, pictures), real, subjects, others, title)
-            found.append(record(f"{title}, seconds a picture", seconds, "s", len(pictures)))
-            records += found
-            sheet = folder / f"{title.replace(', ', '-').replace(' ', '-')}.png"
-            yield StageArtifact("card", str(write_sheet(pictures, sheet)))
-            metrics = {r["metric"]: float(r["value"]) for r in found}
-            yield StageProgress("card", len(records), len(records), None, metrics)
+    examined, network = Examined.read(model), load_network()
+    notes = examined.notes(corpus)
+    yield from map(Notice, notes)
+    records = [record(note, 0, "held-out pictures", None) for note in notes]
+    groups, scenes = groups_of(corpus, examined, config), compositions(examined, config)
+    bank = yield from _bank(network, corpus, {group.style for group in groups})
+    count = sum(len(group.rows) for group in groups) + sum(map(len, scenes.values()))
+    artist = Artist(load_model(model, "judged"), config.judge, count)
+    for group in groups:
+        subjects = [corpus.entries[row].subject for row in group.rows]
+        begun = time.perf_counter()
+        pictures = yield from artist.draw([f"{s}, {group.style}" for s in subjects])
+        seconds = (time.perf_counter() - begun) / len(pictures)
+        real = features(network, corpus.pictures[group.rows])
+        others, title = bank.without_style(group.style), group.title
+        found = recognised(features(network, pictures), real, subjects, others, title)
+        found.append(record(f"{title}, seconds a picture", seconds, "s", len(pictures)))
+        records += found
+        sheet = folder / f"{title.replace(', ', '-').replace(' ', '-')}.png"
+        yield StageArtifact("card", str(write_sheet(pictures, sheet)))
+        yield _told(found, len(records))
+    placed = []
+    for size, prompts in scenes.items():
+        pictures = yield from artist.draw(prompts, size)
+        placed += zip(prompts, pictures, strict=True)
     for found in (
-        compositions(examined, loaded, config),
-        reconstructions(corpus, examined, network, parts, config),
+        placements(placed),
+        reconstructions(corpus, examined, network, config),
         memory(),
     ):
         records += found
-        metrics = {r["metric"]: float(r["value"]) for r in found}
-        yield StageProgress("card", len(records), len(records), None, metrics)
+        yield _told(found, len(records))
     (folder / FIGURES).write_text(json.dumps(records, indent=1), encoding="utf-8")
     yield StageArtifact("card", str(folder / FIGURES))
+
+
+def _told(found: Sequence[dict], count: int) -> StageProgress:
+    metrics = {r["metric"]: float(r["value"]) for r in found}
+    return StageProgress("card", count, count, None, metrics)
+
+
+def _bank(
+    network: nn.Module, corpus: Corpus, judged: set[str]
+) -> Generator[StageProgress, None, Bank]:
+    """Make the judge's bank, telling how far it is."""
+    rows = bank_rows(corpus, (*EMOJI_STYLES, *(judged & {SKETCH, INK})))
+    parts: list[Bank] = []
+    done, begun = 0, time.perf_counter()
+    yield StageProgress("features", 0, len(rows), None)
+    for part in bank_parts(network, corpus, rows):
+        parts.append(part)
+        done += len(part.subjects)
+        left = (time.perf_counter() - begun) / done * (len(rows) - done)
+        yield StageProgress("features", done, len(rows), left)
+    return Bank.joined(parts)
+
+
+def groups_of(corpus: Corpus, model: Examined, config: EvaluationConfig) -> list[Group]:
+    """Return what is drawn: the judged styles of a model, each part of the split by itself."""
+    found = [
+        Group(style, name, _chosen(corpus, model, style, part, config.pictures))
+        for style in model.styles
+        if style in (*EMOJI_STYLES, SKETCH, INK)
+        for name, part in model.parts(corpus, style).items()
+    ]
+    return [group for group in found if len(group.rows) > 1]
 
 
 def _chosen(
@@ -183,27 +263,31 @@ def recognised(
     ]
 
 
-def compositions(
-    model: Examined, loaded: LatentDiffusionModel, config: EvaluationConfig
-) -> list[dict]:
-    """Is the subject on the side and of the size that the caption asks for, in every frame?"""
+def compositions(model: Examined, config: EvaluationConfig) -> dict[tuple[int, int], list[str]]:
+    """Return what is asked for in each frame: subjects on a side and of a size."""
     known = sorted(model.subjects)
     subjects = known[:: max(len(known) // config.subjects, 1)][: config.subjects]
-    placed: dict[str, list[bool]] = {}
-    sized: dict[str, list[bool]] = {}
-    for size in model.sizes:
-        prompts = [
+    return {
+        size: [
             f"{shot} of {noun(subject)} {place}, {model.styles[0]}"
             for shot, share in SHOTS.items()
             for place in PLACES
             if share * min(size) <= SIDED * size[0]
             for subject in subjects
         ]
-        pictures = draw(loaded, prompts, replace(config.judge, size=size))
-        for prompt, picture in zip(prompts, pictures, strict=True):
-            asked, found = read_caption(prompt), placement(picture)
-            placed.setdefault(asked.place or "", []).append(in_place(found, asked.place or ""))
-            sized.setdefault(asked.shot or "", []).append(at_size(found, asked.shot or "", size))
+        for size in model.sizes
+    }
+
+
+def placements(drawn: Sequence[tuple[str, np.ndarray]]) -> list[dict]:
+    """Is the subject on the side and of the size that the caption asks for?"""
+    placed: dict[str, list[bool]] = {}
+    sized: dict[str, list[bool]] = {}
+    for prompt, picture in drawn:
+        asked, found = read_caption(prompt), placement(picture)
+        place, shot, size = asked.place or "", asked.shot or "", picture.shape[1::-1]
+        placed.setdefault(place, []).append(in_place(found, place))
+        sized.setdefault(shot, []).append(at_size(found, shot, size))
     sides = [right for place in ("on the left", "on the right") for right in placed[place]]
     return [
         record(
@@ -223,16 +307,17 @@ def compositions(
 
 
 def reconstructions(
-    corpus: Corpus,
-    model: Examined,
-    network: nn.Module,
-    parts: dict[str, tuple[str, ...]],
-    config: EvaluationConfig,
+    corpus: Corpus, model: Examined, network: nn.Module, config: EvaluationConfig
 ) -> list[dict]:
-    """PSNR, SSIM and the distance of features of pictures that went through the autoencoder."""
-    held = tuple(part for name, names in parts.items() if name != "seen" for part in names)
-    where = "held-out" if held else "seen"
-    rows = corpus.rows(None, model.styles, held or parts["seen"])
+    """PSNR, SSIM and the distance of features of pictures that went through the autoencoder.
+
+    Of held-out pictures; an autoencoder of an earlier training was shown the whole corpus.
+    """
+    held = corpus.has_split and model.split == SPLIT
+    before = f"pictures {SEEN_BEFORE}" if model.shown_before else "held-out pictures"
+    where = before if held else "seen pictures"
+    parts = (NEW_PAIR, NEW_SUBJECT) if held else (TRAIN, NEW_PAIR, NEW_SUBJECT)
+    rows = corpus.rows(None, model.styles, parts)
     if len(rows) < 2:
         return []
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), config.reconstructions)).astype(int)]
@@ -247,7 +332,7 @@ def reconstructions(
         torch.from_numpy(p.astype(np.float64) @ (0.299, 0.587, 0.114)) for p in (pictures, rebuilt)
     ]
     distance = frechet_distance(features(network, rebuilt), features(network, pictures))
-    name, count = f"autoencoder, {where} pictures", len(rows)
+    name, count = f"autoencoder, {where}", len(rows)
     return [
         record(f"{name}, PSNR", psnr(pictures, rebuilt), "dB", count),
         record(f"{name}, SSIM", ssim(*greys), "", count),

@@ -55,6 +55,15 @@ class Bank:
     subjects: tuple[str, ...]
     styles: tuple[str, ...]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Bank]) -> Bank:
+        """Make one bank of several."""
+        return cls(
+            torch.cat([part.features for part in parts]),
+            tuple(subject for part in parts for subject in part.subjects),
+            tuple(style for part in parts for style in part.styles),
+        )
+
     def without_style(self, style: str) -> Bank:
         """The bank of the other styles, without what was derived from this one.
 
@@ -99,10 +108,23 @@ def build_bank(
     network: nn.Module, corpus: Corpus, styles: Sequence[str] = (*EMOJI_STYLES, SKETCH)
 ) -> Bank:
     """Features of the real pictures in `styles`: the sets that name their subjects alike."""
-    rows = [i for i, e in enumerate(corpus.entries) if e.style in styles]
-    entries = [corpus.entries[row] for row in rows]
-    found = features(network, _Rows(corpus.pictures, rows))
-    return Bank(found, tuple(e.subject for e in entries), tuple(e.style for e in entries))
+    return Bank.joined(list(bank_parts(network, corpus, bank_rows(corpus, styles))))
+
+
+def bank_rows(corpus: Corpus, styles: Sequence[str]) -> list[int]:
+    """Return the rows of the real pictures that a bank of `styles` is made of."""
+    return [i for i, e in enumerate(corpus.entries) if e.style in styles]
+
+
+def bank_parts(
+    network: nn.Module, corpus: Corpus, rows: Sequence[int], size: int = 512
+) -> Iterator[Bank]:
+    """Yield the bank of some rows in parts of `size` pictures, each some seconds of a CPU."""
+    for i in range(0, len(rows), size):
+        part = rows[i : i + size]
+        entries = [corpus.entries[row] for row in part]
+        found = features(network, _Rows(corpus.pictures, part))
+        yield Bank(found, tuple(e.subject for e in entries), tuple(e.style for e in entries))
 
 
 class _Rows(Sequence):
