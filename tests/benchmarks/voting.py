@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import http.client
 import json
 import random
@@ -302,7 +303,8 @@ def export_records(settings: Settings, folder: Path, votes: int) -> list[dict]:
         )
         while process.poll() is None:
             peak = max(peak, peak_memory(process.pid))
-            time.sleep(0.02)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
         if process.returncode:
             raise SystemExit(f"The export of '{name}' failed.")
         records.append(
