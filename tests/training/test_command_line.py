@@ -14,6 +14,7 @@ import torch
 import launch
 from studio.training.dataset import corpus, sources
 from studio.training.stages import command_line
+from tests.diffusion.tiny_model import build_tiny_model
 from tests.training.synthetic import ellipse, make_corpus
 
 
@@ -42,6 +43,7 @@ def train(settings, stage: str, *flags: str) -> int:
         (["--budget", "0m"], "0m is not a time"),
         (["--profile", "abacus"], "invalid choice: 'abacus'"),
         (["--prediction", "fate"], "invalid choice: 'fate'"),
+        (["--adversarial", "0"], "0 is not above 0 and at most 10"),
     ],
 )
 def test_a_flag_that_is_none_ends_with_2(settings, capsys, flags, reason):
@@ -71,6 +73,18 @@ def test_a_stage_without_the_one_before_ends_with_1(settings, capsys, stage, sen
     make_corpus(settings.training_dir / "corpus", size=16)
     assert train(settings, stage) == 1
     assert capsys.readouterr().err.startswith(sentence)
+
+
+def test_a_decoder_is_trained_alone_beside_the_autoencoder(settings, tmp_path, capsys):
+    make_corpus(settings.training_dir / "corpus", size=64)
+    few = ("--decoder-only", "--adversarial", "0.8", "--steps", "1", "--batch-size", "2")
+    assert train(settings, "autoencoder", *few) == 1
+    assert "Say with `--from DIR` in which model's folder" in capsys.readouterr().err
+    model = build_tiny_model(tmp_path / "tiny")
+    assert train(settings, "autoencoder", *few, "--from", str(model)) == 0
+    assert "critic" in capsys.readouterr().out
+    assert (settings.training_dir / "decoder" / "vae" / "config.json").is_file()
+    assert not (settings.training_dir / "autoencoder").exists()
 
 
 def test_a_full_disk_ends_with_1_and_a_sentence(settings, capsys):
