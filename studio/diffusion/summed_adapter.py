@@ -20,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 APART = "gradients_apart"  # of a layer: where its gradients go, row by row
+DISTINCT = "distinct_rows"  # of a tensor: the rows that it repeats, and which stands where
 
 
 class _SummedLinear(torch.autograd.Function):
@@ -41,9 +42,11 @@ class _SummedLinear(torch.autograd.Function):
     ) -> Tensor:
         scale = layer.scaling[layer.active_adapters[0]]
         summed = torch.addmm(weight, up, down, alpha=scale)
+        distinct, rows = getattr(x, DISTINCT, (x, None))
         ctx.save_for_backward(x, summed, down, up)
         ctx.scale, ctx.layer = scale, layer
-        return nn.functional.linear(x, summed, bias)
+        out = nn.functional.linear(distinct, summed, bias)
+        return out if rows is None else out[rows]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -60,6 +63,13 @@ class _SummedLinear(torch.autograd.Function):
         to_down = ((flat @ up).T @ rows) * ctx.scale
         to_up = (flat.T @ (rows @ down.T)) * ctx.scale
         return to_x, None, None, to_down, to_up, None
+
+
+def repeated(distinct: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return the named rows of `distinct` (K, ...); layers compute each of the K only once."""
+    found = distinct[list(rows)]
+    setattr(found, DISTINCT, (distinct, list(rows)))
+    return found
 
 
 def sum_when_alone(layer: LoraLayer, name: str) -> None:

@@ -24,6 +24,7 @@ from studio.diffusion.guidance import needs_null_pass, predict_noise
 from studio.diffusion.latents import decode, initial_latents, picture_generators, to_uint8
 from studio.diffusion.model import LatentDiffusionModel
 from studio.diffusion.schedule import NoiseSchedule, ddim_scheduler, noise_schedule
+from studio.diffusion.summed_adapter import repeated
 from studio.diffusion.text import encode_prompts
 
 
@@ -288,10 +289,11 @@ class TextFeatures:
 
     def batch(self, prompts: Sequence[str], guidance_scale: float) -> Tensor:
         """Return (B, L, D), or (2B, L, D) with the null features first when guidance acts."""
-        embeds = torch.cat([self._of(prompt) for prompt in prompts])
-        if not needs_null_pass(guidance_scale):
-            return embeds
-        return torch.cat([self._of(self._negative).expand_as(embeds), embeds])
+        null = [self._negative] * len(prompts) if needs_null_pass(guidance_scale) else []
+        asked = [*null, *prompts]
+        distinct = list(dict.fromkeys(asked))
+        features = torch.cat([self._of(prompt) for prompt in distinct])
+        return repeated(features, [distinct.index(prompt) for prompt in asked])
 
     def _of(self, prompt: str) -> Tensor:
         if prompt not in self._features:

@@ -12,6 +12,7 @@ from studio.core.errors import TrainingError
 from studio.diffusion.ddim import ddim_transition
 from studio.diffusion.guidance import predict_noise
 from studio.diffusion.latents import decode, to_uint8
+from studio.diffusion.summed_adapter import DISTINCT
 from studio.training.rollout import PolicyConfig, TextFeatures, make_policy
 from tests.training.drawn_pictures import CONFIG, PROMPTS, drawn_by, nudge
 
@@ -117,3 +118,32 @@ def test_each_prompt_is_encoded_once(model):
     for _ in range(3):
         texts.batch(PROMPTS, 2.0)
     assert len(calls) == 3  # two prompts and the empty one
+
+
+def test_keys_and_values_of_a_prompt_are_computed_once_for_all_its_pictures(model):
+    nudge(model.unet)
+    asked = ("castle", "red apple", "castle", "castle")
+    features = TextFeatures(model).batch(asked, 3.0)
+    distinct, where = getattr(features, DISTINCT)
+    assert (len(distinct), len(where)) == (3, 8)
+    plain = features.clone()
+    assert not hasattr(plain, DISTINCT)
+    assert torch.equal(distinct[where], plain)
+    layers = [m for n, m in model.unet.named_modules() if n.endswith(("attn2.to_k", "attn2.to_v"))]
+    seen = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, given: seen.append(getattr(given[0], DISTINCT)))
+    predict_noise(model.unet, torch.zeros(4, 4, 8, 8), torch.tensor(5), features, 3.0)
+    assert len(seen) == len(layers)
+    outs, gradients = [], []
+    for given in (features, plain):
+        for layer in layers:
+            layer._forward_pre_hooks.clear()
+        out = layers[0](given)
+        outs.append(out.detach())
+        loss = (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum()
+        gradients += torch.autograd.grad(loss, list(layers[0].lora_B.parameters()))
+    torch.testing.assert_close(*outs)
+    torch.testing.assert_close(*gradients)
+    setattr(features, DISTINCT, (torch.zeros_like(distinct), where))
+    assert not torch.allclose(layers[0](features), outs[0])  # nothing else was looked at
