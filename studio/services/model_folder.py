@@ -3,7 +3,8 @@
 A model is a plain diffusers folder: `model_index.json` and one folder for each network. Beside them
 `subjects.txt` (one drawable subject a line) and `easel.json` may say what it was trained for:
 
-    {"title": "...", "trained_sizes": [[128, 128], [176, 96]], "styles": ["pencil sketch"]}
+    {"title": "...", "trained_sizes": [[128, 128], [176, 96]], "styles": ["pencil sketch"],
+     "words": ["close-up", "on the left", "at night"]}
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class ModelEntry:
     native_size: tuple[int, int] = (512, 512)  # (width, height) in pixels
     trained_sizes: tuple[tuple[int, int], ...] = ()  # empty: the model does not say
     styles: tuple[str, ...] = ()  # style words it was trained with; empty: it does not say
+    words: tuple[str, ...] = ()  # of composition and light that its captions held
     subjects: tuple[str, ...] = ()  # what it can draw; empty: it does not say
     problem: str = ""  # a sentence when it cannot be loaded
 
@@ -63,6 +65,7 @@ def read_entry(folder: Path, name: str) -> ModelEntry:
             native_size=checked.native_size,
             trained_sizes=_sizes(about.get("trained_sizes", ())),
             styles=tuple(str(style) for style in about.get("styles", ())),
+            words=tuple(str(word) for word in about.get("words", ())),
         )
     except ModelError as error:
         return replace(plain, problem=str(error))

@@ -75,7 +75,7 @@ class Preset:
 
 def suits(preset: Preset, model: ModelEntry) -> str:
     """Return '' or the sentence that marks a preset which the model was not trained for."""
-    unknown = [style for style in preset.styles if style not in model.styles]
+    unknown = [style for style in preset.styles if style not in (*model.styles, *model.words)]
     if model.styles and unknown:
         return (
             f"{model.title} was not trained for '{unknown[0]}'; it knows {', '.join(model.styles)}."

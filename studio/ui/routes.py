@@ -212,6 +212,10 @@ def page_routes(studio: Studio) -> APIRouter:
             if count
             else f"{entry.title} does not say what it can draw; try anything."
         )
+        if entry.styles:
+            sentence += f" Its styles: {', '.join(entry.styles)}."
+        if entry.words:
+            sentence += f" It knows these words, too: {', '.join(entry.words)}."
         return {"subjects": list(entry.subjects), "sentence": sentence}
 
     return router

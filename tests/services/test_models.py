@@ -48,6 +48,7 @@ def test_what_a_model_was_trained_for_is_read_from_its_folder(
         "title": "Tiny toy",
         "trained_sizes": [[64, 64], [96, 64]],
         "styles": ["pencil sketch"],
+        "words": ["at night"],
         "unknown": {"to": "us"},
     }
     (tiny / "easel.json").write_text(json.dumps(about), encoding="utf-8")
@@ -56,6 +57,7 @@ def test_what_a_model_was_trained_for_is_read_from_its_folder(
     assert entry.title == "Tiny toy"
     assert entry.trained_sizes == ((64, 64), (96, 64))
     assert entry.styles == ("pencil sketch",)
+    assert entry.words == ("at night",)
     assert entry.subjects == ("red apple", "blue castle")
     assert [entry.knows_size(*size) for size in ((96, 64), (64, 96))] == [True, False]
 

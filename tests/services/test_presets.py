@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,12 @@ def test_a_preset_with_a_foreign_style_is_marked_with_a_sentence(shelf: PresetSh
         "Starter model was not trained for 'ink drawing'; "
         "it knows 3d render, flat illustration, pencil sketch."
     )
+
+
+def test_a_preset_of_composition_suits_a_model_that_learned_the_word(shelf: PresetShelf) -> None:
+    close = shelf.get("close-up")
+    assert "was not trained for 'close-up'" in suits(close, replace(STARTER, words=("at night",)))
+    assert suits(close, replace(STARTER, words=("at night", "close-up"))) == ""
 
 
 def test_a_preset_with_a_foreign_size_is_marked_with_a_sentence(shelf: PresetShelf) -> None:

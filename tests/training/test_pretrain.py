@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 
 from studio.core.errors import TrainingError
 from studio.diffusion.schedule import cosine_alphas_cumprod, zero_terminal_snr
+from studio.training.hardware import Hardware
 from studio.training.stages import pretrain
 from studio.training.stages.pretrain import (
     FRAMES,
@@ -203,3 +204,26 @@ def test_the_unet_without_the_stages_before_is_a_sentence(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", size=16)
     with pytest.raises(TrainingError, match=r"autoencoder stage first. Run `python launch.py"):
         next(pretrain.train(corpus, UnetConfig(), tmp_path))
+
+
+def test_training_in_bf16_on_a_cpu_takes_the_gradient_of_fp32():
+    torch.manual_seed(0)
+    config = UnetConfig(channels=(32, 32, 64), heads=2, text_width=16)
+    unet = pretrain.build_unet(config).eval()
+    noisy, text, t = torch.randn(3, 4, 12, 22), torch.randn(3, 9, 16), torch.tensor([5, 400, 990])
+    with torch.no_grad():
+        theirs = unet(noisy, t, text).sample
+
+    gradients = []
+    for hardware in (Hardware(torch.device("cpu")), Hardware(torch.device("cpu"), bf16=True)):
+        hardware.prepare(unet)
+        with torch.no_grad():  # attention is diffusers' own, to the bit
+            assert torch.equal(unet(noisy, t, text).sample, theirs)
+        unet.zero_grad()
+        with hardware.autocast():
+            output = unet(noisy, t, text).sample
+        assert output.dtype == (torch.bfloat16 if hardware.bf16 else torch.float32)
+        output.float().square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in unet.parameters()]))
+    exact, quick = gradients
+    assert (quick - exact).norm() < 0.03 * exact.norm()

@@ -52,7 +52,7 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
     if args.stage in ("all", "card") and not options.model:
         options.model = str(folder / "starter")  # written, then judged
     try:
-        hardware = find_hardware(settings.device, options.compile)
+        hardware = find_hardware(settings.device, options.compile, options.bf16)
         for stage in stages:
             share = BUDGET_SHARES.get(stage, 1.0) if args.stage == "all" else 1.0
             _run(
@@ -148,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rehearse", action="store_true", help="every stage at a tiny size, to see that all fits"
+    )
+    parser.add_argument(
+        "--bf16", action="store_true", help="on a CPU too; quicker where it has avx512_bf16"
     )
     parser.add_argument("--compile", action="store_true", help="compile the U-Net; CUDA only")
     parser.add_argument("--report", action="store_true", help="corpus: what is in it")

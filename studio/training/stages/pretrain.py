@@ -220,6 +220,7 @@ def train(
         write_start(folder, start)
         yield StageProgress("unet", 0, config.loop.steps, None, found)
     unet = unet.to(hardware.device)
+    hardware.prepare(unet)
     alphas = training_schedule(config)
     if hardware.compile:
         unet.compile()

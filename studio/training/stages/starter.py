@@ -24,6 +24,8 @@ from safetensors.torch import load_file, save_file
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
 from studio.diffusion.latents import fit_latent_rgb, write_latent_rgb
+from studio.training.dataset.backdrops import TIMES
+from studio.training.dataset.captions import PLACES, SHOTS
 from studio.training.dataset.corpus import Corpus, drawn_rows
 from studio.training.dataset.sources import ALL_STYLES
 from studio.training.dataset.split import SPLIT
@@ -87,6 +89,7 @@ def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target:
         "title": "Easel starter",
         "trained_sizes": [[f.width, f.height] for f in config.frames],
         "styles": [style for style in ALL_STYLES if style in styles],
+        "words": [*SHOTS, *PLACES, *TIMES],
         "split": SPLIT,
     }
     if shown := shown_before(sources["unet"].parent):
