@@ -14,11 +14,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +31,7 @@ from studio.training.probes import ProbeTools
 from studio.training.rewards import known_reward
 from studio.training.rollout import PolicyConfig
 from studio.training.run_folder import FineTuneConfig
+from tests.training.children import die, in_child, killed_at_file_call
 
 CONFIG = FineTuneConfig(
     prompts=("red apple", "castle", "cat"),
@@ -48,7 +47,6 @@ CONFIG = FineTuneConfig(
     guards=GuardConfig(kl_budget=1e9, diversity_drop=1.0, patience=99),
 )
 TOOLS = ProbeTools(lambda images: images[:, ::16, ::16].reshape(len(images), -1) / 255, None)
-FILE_CALLS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"})
 
 
 def train(model_folder: Path, folder: Path, at_call: Callable[[int], None]) -> None:
@@ -59,45 +57,8 @@ def train(model_folder: Path, folder: Path, at_call: Callable[[int], None]) -> N
             at_call(next(calls))
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def killed_at_call(model: Path, folder: Path, last: int | None) -> bool:
     return in_child(lambda: train(model, folder, lambda call: die() if call == last else None))
-
-
-def killed_at_file_call(model: Path, folder: Path, number: int) -> bool:
-    def run() -> None:
-        calls = itertools.count(1)
-
-        def hook(event: str, args: tuple) -> None:
-            if event in FILE_CALLS and str(folder) in str(args[0]) and next(calls) == number:
-                die()
-
-        sys.addaudithook(hook)
-        train(model, folder, lambda _: None)
-
-    return in_child(run)
-
-
-def in_child(action: Callable[[], None]) -> bool:
-    """Run in a forked child; True when it was killed, False when it came to its end."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            torch.set_num_threads(1)
-            action()
-            status = 0
-        except BaseException:  # noqa: BLE001  (a child must not run on as a second test session)
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status):
-        assert os.WEXITSTATUS(status) == 0, "the run failed; see above"
-    return os.WIFSIGNALED(status)
 
 
 def outcome(folder: Path, killed: int) -> str:
@@ -122,8 +83,8 @@ def main(model: Path, folder: Path, kind: str, numbers: list[int]) -> None:
         return
     for number in itertools.count(numbers[0], numbers[0]):
         target = folder / f"file-{number}"
-        killed = killed_at_file_call(model, target, number)
-        if not killed:
+        whole = partial(train, model, target, lambda _: None)
+        if not killed_at_file_call(target, number, whole):
             return
         killed_at_call(model, target, None)
         say(outcome(target, 1))

@@ -12,11 +12,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,11 +22,11 @@ import torch._dynamo  # or each child imports it at its optimizer's first step
 from torch import nn
 
 from studio.training.loop import LoopConfig, optimize, step_generator, torch_generator
+from tests.training.children import die, in_child, killed_at_file_call
 
 CONFIG = LoopConfig(
     steps=20, learning_rate=0.05, warmup=5, ema_decay=0.9, checkpoint_every=6, seed=3
 )
-FILE_CALLS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"})
 
 
 def train(folder: Path, at_step: Callable[[int], None]) -> None:
@@ -51,43 +49,7 @@ def train(folder: Path, at_step: Callable[[int], None]) -> None:
 
 
 def killed_at_step(folder: Path, last: int | None) -> bool:
-    def at_step(step: int) -> None:
-        if step == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return in_child(lambda: train(folder, at_step))
-
-
-def killed_at_file_call(folder: Path, number: int) -> bool:
-    def run() -> None:
-        calls = itertools.count(1)
-
-        def hook(event: str, args: tuple) -> None:
-            if event in FILE_CALLS and str(folder) in str(args[0]) and next(calls) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        train(folder, lambda step: None)
-
-    return in_child(run)
-
-
-def in_child(action: Callable[[], None]) -> bool:
-    """Run in a forked child; True when it was killed, False when it came to its end."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        finally:
-            if status:
-                traceback.print_exc()
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status not in (0, -signal.SIGKILL):
-        raise SystemExit(f"a child ended with {status}")
-    return status != 0
+    return in_child(lambda: train(folder, lambda step: die() if step == last else None))
 
 
 def report(folder: Path, killed: int) -> None:
@@ -107,7 +69,7 @@ def runs(folder: Path, mode: str, numbers: list[int]) -> Iterator[tuple[Path, in
         return
     for number in itertools.count(1, numbers[0]):
         target = folder / f"call-{number}"
-        if not killed_at_file_call(target, number):
+        if not killed_at_file_call(target, number, partial(train, target, lambda step: None)):
             return
         killed_at_step(target, None)
         yield target, 1

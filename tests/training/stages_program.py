@@ -24,8 +24,9 @@ LOOP = LoopConfig(
     steps=4, learning_rate=1e-3, warmup=1, checkpoint_every=4, report_every=1, ema_decay=0.5
 )
 VAE = autoencoder.AutoencoderConfig(
-    channels=(4, 4, 8, 8), norm_num_groups=2, batch_size=3, bf16=False, scenes=4, loop=LOOP
-)
+    channels=(4, 4, 8, 8), norm_num_groups=2, batch_size=3, bf16=False, scenes=4, loop=LOOP,
+    adversarial_weight=0.8, adversarial_from=2,
+)  # fmt: skip
 CLIP = towers.ClipConfig(
     width=32, layers=1, heads=2, projection=16, vocabulary=620, patch=32, batch_size=4, scenes=4,
     words=8, checked=40, loop=LOOP,
