@@ -126,6 +126,8 @@ def test_only_the_decoder_learns_and_the_latents_stay_as_they_are(corpus, tmp_pa
     for start in (tmp_path / "model", tmp_path / "model" / "vae"):
         list(autoencoder.train(corpus, config, tmp_path / start.name, start=start))
         after = load_file(tmp_path / start.name / WEIGHTS)
+        about = (tmp_path / start.name / "vae" / "config.json").read_text(encoding="utf-8")
+        assert str(tmp_path) not in about
         for name, value in before.state_dict().items():
             frozen = name.startswith(("encoder.", "quant_conv."))
             assert torch.equal(after[name], value) == frozen, name

@@ -169,12 +169,14 @@ def _begin(config: AutoencoderConfig, start: Path | None) -> AutoencoderKL:
         return build_autoencoder(config)
     inner = start / "vae" if (start / "vae").is_dir() else start
     try:
-        vae = AutoencoderKL.from_pretrained(inner, local_files_only=True, torch_dtype=torch.float32)
+        old = AutoencoderKL.from_pretrained(inner, local_files_only=True, torch_dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise TrainingError(
             f"There is no autoencoder to go on from in {start}. Name the folder of a model, or of "
             "an autoencoder, in diffusers' format."
         ) from error
+    vae = AutoencoderKL.from_config({k: v for k, v in old.config.items() if k != "_name_or_path"})
+    vae.load_state_dict(old.state_dict())  # a new one, whose config does not say where it was read
     if config.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
