@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
+from studio.ui.finetune import SHOWN_PAIRS
 from tests.browser.test_accessibility import violations
 from tests.ui.served import Served
 
@@ -19,6 +20,25 @@ QUICK = {
     "images_per_prompt": "2", "steps": "3", "guidance_scale": "1", "kl_budget": "9000",
     "diversity_drop": "1",
 }  # fmt: skip
+PIXELS = """(image) => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  const bytes = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return bytes.reduce((sum, byte) => (31 * sum + byte) % 2147483647, 7);
+}"""  # a number for what an image shows
+NOTE_PAIRS = f"""(box) => {{
+  window.pairsShown = [];
+  const note = () => {{
+    const images = [...box.querySelectorAll("img")];
+    if (images.length === 2) window.pairsShown.push(images.map({PIXELS}));
+  }};
+  note();
+  new MutationObserver(note).observe(box, {{ childList: true, subtree: true }});
+}}"""
+SLIDERS = f"""(boxes) => Promise.all(boxes.map((box) => Promise.all(
+  [".easel-before img", ".easel-after"].map((side) => box.querySelector(side)).map(
+    (image) => image.decode().then(() => ({PIXELS})(image))))))"""
 
 
 @pytest.fixture(autouse=True)
@@ -59,17 +79,25 @@ def begin(page: Page, name: str, epochs: int) -> None:
     expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
 
 
-def judge_all(page: Page) -> None:
-    """Answer pairs until there are none left; a key that comes too early is no vote."""
+def judge_all(page: Page) -> set[frozenset[int]]:
+    """Answer pairs until there are none left; a key that comes too early is no vote.
+
+    Returns the pairs that were shown, a number for each picture.
+    """
     page.get_by_role("button", name="Judge the pairs").click()
     numbers = page.locator(".easel-pair-numbers strong")
+    left = page.locator(".easel-pair-frame[data-side=left] img")
+    expect(left).to_be_visible()
+    page.locator(".easel-pair").evaluate(NOTE_PAIRS)
     for number in range(1, 21):
-        expect(page.locator(".easel-pair-frame[data-side=left] img")).to_be_visible()
+        expect(left).to_be_visible()
         while numbers.inner_text() == said(number - 1):
             page.keyboard.press("ArrowLeft" if number % 3 else "ArrowRight")
             page.wait_for_timeout(100)
         expect(numbers).to_have_text(said(number))
+    shown = page.evaluate("window.pairsShown")
     page.keyboard.press("Escape")
+    return {frozenset(pair) for pair in shown}
 
 
 def said(votes: int) -> str:
@@ -108,8 +136,17 @@ def test_a_run_is_judged_blindly_kept_and_drawn_with(visit: Callable[[], Page], 
     expect(page.get_by_role("button", name="Judge the pairs")).to_be_enabled(timeout=SLOW)
     verdict = json.loads(studio.ask("/easel/finetune/state").body)["run"]["verdicts"][0]
     assert (verdict["by_votes"], verdict["by_reward"]) == (None, None)  # not unveiled yet
-    judge_all(page)
+    judged = judge_all(page)
     expect(page.locator(".easel-unveiled")).to_contain_text("of 20 pairs", timeout=SLOW)
+    sliders = page.locator(".easel-comparison-card .easel-slider")
+    expect(sliders).to_have_count(SHOWN_PAIRS)  # each handle between pictures that were judged
+    beside = {frozenset(pair) for pair in sliders.evaluate_all(SLIDERS)}
+    assert len(beside) > SHOWN_PAIRS // 2  # pictures that are no copies of each other
+    assert beside <= judged
+    base_first = sliders.first.locator("img").evaluate_all("(all) => all.map((i) => i.src)")
+    assert [src.rpartition("/")[2] for src in base_first] == ["tuned.png", "base.png"]
+    sliders.first.get_by_role("slider", name="Before and after").fill("80")
+    expect(sliders.first).to_have_attribute("style", re.compile("--cut: 80%"))
     expect(page.locator(".easel-unveiled")).to_contain_text("By the reward", timeout=SLOW)
     assert violations(page) == []
 
