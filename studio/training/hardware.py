@@ -38,7 +38,7 @@ class Hardware:
 
 
 class PreciseAttention:
-    """diffusers' attention (`AttnProcessor2_0`) for a plain U-Net, computed in fp32."""
+    """Diffusers' attention (`AttnProcessor2_0`) for a plain U-Net, computed in fp32."""
 
     def __call__(
         self,
