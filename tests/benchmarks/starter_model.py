@@ -4,7 +4,8 @@
     python -m tests.benchmarks.starter_model [--model DIR] [--corpus DIR] [--pictures N]
 
 The figures are those of `studio/training/stages/evaluation.py`, which `train card` writes into a
-model's card. Needs the corpus in the data folder; how far it is stands on standard error.
+model's card. Needs the corpus in the data folder. Standard error tells how far it is: with 6,927
+pictures in the judge's bank and a thousand to draw it takes some nine minutes of one core.
 """
 
 from __future__ import annotations
