@@ -228,7 +228,8 @@ def train(
     def loss_at(step: int) -> tuple[Tensor, Metrics]:
         return step_loss(unet, cache, config, alphas, step, hardware)
 
-    for event in optimize("unet", unet, loss_at, config.loop, folder, hardware.team):
+    kind = ", ".join((config.prediction_type, *["zero-terminal SNR"] * config.zero_terminal_snr))
+    for event in optimize("unet", unet, loss_at, config.loop, folder, hardware.team, kind):
         yield event
         if isinstance(event, StageArtifact):
             yield StageArtifact("unet", str(_sample_sheet(unet, folder, config, cache, vae)))

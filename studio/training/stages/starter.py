@@ -43,9 +43,10 @@ def assemble(corpus: Corpus, config: UnetConfig, folders: Path, target: Path) ->
     stays as it was. Files of that one which no stage makes, such as its card, are taken over.
     Raises `TrainingError` when a stage is not finished.
     """
+    decoder = folders / "decoder" / "vae"  # the autoencoder, its decoder trained further
     sources = {
         "unet": folders / "unet" / "unet",
-        "vae": folders / "autoencoder" / "vae",
+        "vae": decoder if decoder.exists() else folders / "autoencoder" / "vae",
         "text_encoder": folders / "clip" / "text_with_projection",
         "image_encoder": folders / "clip" / "image_encoder",
         "tokenizer": folders / "clip" / "tokenizer",
