@@ -91,6 +91,13 @@ def test_the_compression_is_reported_and_is_48(recipe):
     assert recipe.events["autoencoder"][-1].metrics["compression"] == 48
 
 
+def test_the_clip_pair_is_taught_all_three_lessons(recipe):
+    [*_, last] = [e.metrics for e in recipe.events["clip"] if "loss" in getattr(e, "metrics", {})]
+    lessons = last["contrast"] + CLIP.distillation * last["distillation"]
+    assert last["composition"] > 0.1
+    assert last["loss"] == pytest.approx(lessons + CLIP.composition * last["composition"], rel=0.01)
+
+
 def test_the_clip_pair_reports_how_often_a_caption_finds_its_picture(recipe):
     figures = recipe.events["clip"][-1].metrics
     assert 0 <= figures["held_out_first_1"] <= figures["held_out_first_5"] <= 1

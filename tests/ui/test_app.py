@@ -105,6 +105,17 @@ def test_samples_stand_there_before_anything_is_drawn(page: Served):
             assert page.ask(sample["image"]).status == 200
 
 
+def test_the_page_is_told_what_a_model_learned(page: Served):
+    folder = REPOSITORY / "assets" / "starter"
+    about = json.loads((folder / "easel.json").read_text(encoding="utf-8"))
+    subjects = (folder / "subjects.txt").read_text(encoding="utf-8").split("\n")
+    known = page.ask("/easel/subjects?model=starter").json()
+    assert known["subjects"] == [subject for subject in subjects if subject]
+    assert f"these {len(known['subjects'])} subjects" in known["sentence"]
+    assert f"Its styles: {', '.join(about['styles'])}." in known["sentence"]
+    assert all(word in known["sentence"] for word in about.get("words", []))
+
+
 def test_replacing_settings_keeps_the_page_buildable_without_any_model(studio: Studio):
     bare = replace(studio, settings=replace(studio.settings, models_dir=Path("nowhere")))
     assert build_page(bare).blocks
