@@ -35,9 +35,10 @@ from studio.core.settings import STARTER_MODEL, Settings
 from studio.diffusion.model import load_model
 from studio.services.pairing import CANDIDATES
 from studio.training.preference.comparisons import Comparisons
-from studio.training.preference.cross_validation import choose_prior, prompt_folds
 from studio.training.preference.davidson import bradley_terry_loss, fit_posterior
+from studio.training.preference.evidence import most_likely_prior
 from studio.training.preference.features import Encoder, load_shipped, load_starter
+from studio.training.preference.projection import Projection, fit_products, mixed
 from studio.training.preference.reward import (
     LEAST_VOTES,
     Reward,
@@ -181,18 +182,43 @@ def agreement_rows(pool: Pool, seeds: int) -> Iterator[dict]:
             yield _row(f"{name}, held_out_agreement", shown, goal)
 
 
-def learn(pool: Pool, prior: Reward, z: Floats, strategy: str, seed: int) -> list[float]:
+@dataclass(frozen=True)
+class Laid:
+    """The pool's pictures as a reward may see them: fitted once, it sees no votes."""
+
+    prior: Reward  # before any vote
+    projection: Projection  # with products, whose share the votes decide
+    components: Floats  # (P, d)
+    products: Floats  # (P, p)
+
+    def features(self, reward: Reward) -> Floats:
+        """What this reward weighs, (P, its width)."""
+        found = reward.projection.products
+        return mixed(self.components, self.products, 0.0 if found is None else found.share)
+
+
+def laid_out(pool: Pool, encoder: str) -> Laid:
+    """Project all pictures, about how those of one prompt differ."""
+    phi = pool.features[encoder]
+    one, other = pool.pairs(np.arange(pool.prompts)).T
+    prior = untrained_reward(phi, differences=phi[one] - phi[other])
+    z = prior.projection(phi)
+    products = fit_products(z[one], z[other], CONFIG.squares)
+    return Laid(prior, replace(prior.projection, products=products), z, products(z))
+
+
+def learn(pool: Pool, laid: Laid, strategy: str, seed: int) -> list[float]:
     """Agreement on unseen prompts after every `EVERY` votes on pairs that a strategy chose.
 
     As the studio does it, but that the projection, which sees no votes, is fitted once: it is most
-    of the time. The prior's width is chosen anew whenever the votes have grown by a fifth.
+    of the time. Prior and products' share are chosen anew whenever the votes have grown by a fifth.
     """
     person = Person.draw(pool, seed)
     draw = np.random.default_rng(seed)
     free = np.ones(len(person.asked), dtype=bool)
     places: list[int] = []
     choice: list[float] = []
-    reward, curve, looked = prior, [], 0
+    reward, z, curve, looked = laid.prior, laid.components, [], 0
     while len(places) < ACTIVE:
         sure = reward
         for _ in range(min(AHEAD, EVERY - len(places) % EVERY)):
@@ -206,28 +232,26 @@ def learn(pool: Pool, prior: Reward, z: Floats, strategy: str, seed: int) -> lis
         if len(places) >= LEAST_VOTES:
             anew = len(places) >= CONFIG.refit_growth * looked
             looked = len(places) if anew else looked
-            reward = _refit(reward, z, person.asked[places], np.array(choice), anew)
+            reward = _refit(reward, laid, person.asked[places], np.array(choice), anew)
+            z = laid.features(reward)
         if len(places) % EVERY == 0:
             curve.append(person.agreement(z @ reward.weights))
     return curve
 
 
-def _refit(reward: Reward, z: Floats, pairs: Ints, choice: Floats, anew: bool) -> Reward:
-    """The posterior of votes on pairs of rows; with its prior's width chosen anew, or as it was."""
+def _refit(reward: Reward, laid: Laid, pairs: Ints, choice: Floats, anew: bool) -> Reward:
+    """The posterior of votes on pairs of rows; prior and share are chosen anew, or as they were."""
     left, right = pairs.T
-    difference, weight = z[left] - z[right], np.ones(len(choice))
-    width = reward.prior_std
+    weight = np.ones(len(choice))
     if anew:
-        fold = prompt_folds(left // EACH, CONFIG.folds, CONFIG.seed)
-        width = choose_prior(difference, choice, weight, fold, CONFIG.prior_stds)
-    found = fit_posterior(difference, choice, weight, width)
-    return replace(
-        reward,
-        weights=found.weights,
-        covariance=found.covariance,
-        nu=found.nu,
-        prior_std=width,
-    )
+        both = tuple(part[left] - part[right] for part in (laid.components, laid.products))
+        share, width = most_likely_prior(
+            both, choice, weight, CONFIG.product_shares, CONFIG.prior_stds
+        )
+        reward = replace(reward, projection=laid.projection.with_share(share), prior_std=width)
+    z = laid.features(reward)
+    found = fit_posterior(z[left] - z[right], choice, weight, reward.prior_std)
+    return replace(reward, weights=found.weights, covariance=found.covariance, nu=found.nu)
 
 
 def chosen(
@@ -241,12 +265,9 @@ def chosen(
 
 def active_rows(pool: Pool, seeds: int, encoder: str) -> Iterator[dict]:
     """(b): agreement at 280 chosen against 400 random votes, paired, and where they meet."""
-    phi = pool.features[encoder]
-    one, other = pool.pairs(np.arange(pool.prompts)).T
-    prior = untrained_reward(phi, differences=phi[one] - phi[other])
-    z = prior.projection(phi)
+    laid = laid_out(pool, encoder)
     curves = {
-        strategy: np.array([learn(pool, prior, z, strategy, seed) for seed in range(seeds)])
+        strategy: np.array([learn(pool, laid, strategy, seed) for seed in range(seeds)])
         for strategy in STRATEGIES
     }
     far, near = ACTIVE // EVERY - 1, WANTED // EVERY - 1

@@ -13,18 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from scipy import integrate, optimize
+from scipy.stats import norm
 
 from studio.core.errors import ModelError, TrainingError
 from studio.training.preference.comparisons import Comparisons
-from studio.training.preference.cross_validation import choose_prior, prompt_folds, splits
+from studio.training.preference.cross_validation import prompt_folds, splits
 from studio.training.preference.davidson import (
     bradley_terry_loss,
     davidson_log_probabilities,
     fit_posterior,
+    log_evidence,
     penalised_loss,
     sigmoid,
 )
-from studio.training.preference.projection import fit_projection
+from studio.training.preference.evidence import most_likely_prior
+from studio.training.preference.projection import Projection, fit_products, fit_projection, mixed
 from studio.training.preference.reward import (
     Reward,
     RewardConfig,
@@ -275,15 +278,128 @@ def test_folds_get_about_as_many_votes_each():
     assert counts.max() - counts.min() <= 20
 
 
+def test_the_evidence_is_the_integral_of_likelihood_times_prior():
+    chance = np.random.default_rng(0)
+    z = chance.normal(size=(60, 1))
+    p = np.exp(davidson_log_probabilities(z[:, 0] * 1.5, 0.4))
+    drawn, ones = chance.random(60), np.ones(60)
+    choice = np.where(drawn < p[:, 0], 1.0, np.where(drawn < p[:, 0] + p[:, 1], 0.5, 0.0))
+
+    def joint(weight, log_nu=None, answers=choice, width=2.0):
+        nu = 0.0 if log_nu is None else np.exp(log_nu)
+        loss = bradley_terry_loss(z[: len(answers), 0] * weight, answers, nu).sum()
+        ties = 1.0 if log_nu is None else norm.pdf(log_nu, -1.0, 1.5)
+        return np.exp(-loss) * norm.pdf(weight, scale=width) * ties
+
+    exact, _ = integrate.dblquad(joint, -4, 2, -1, 5)  # over log nu and the weight
+    found = log_evidence(fit_posterior(z, choice, ones, 2.0), z, choice, ones, 2.0)
+    assert found == pytest.approx(np.log(exact), abs=0.05)
+    decisive = (choice > 0.25).astype(float)
+    exact, _ = integrate.quad(lambda w: joint(w, answers=decisive), -3, 8)
+    found = log_evidence(fit_posterior(z, decisive, ones, 2.0), z, decisive, ones, 2.0)
+    assert found == pytest.approx(np.log(exact), abs=0.05)
+
+
+def test_the_evidence_of_answers_that_say_nothing_is_a_coins():
+    z, choice, ones = np.zeros((7, 3)), np.array([1.0, 0, 0, 1, 1, 0, 1]), np.ones(7)
+    for width in (0.1, 1.0, 9.0):
+        found = log_evidence(fit_posterior(z, choice, ones, width), z, choice, ones, width)
+        assert found == pytest.approx(-7 * np.log(2))
+
+
 def test_the_prior_is_wide_for_a_clear_taste_and_narrow_for_none():
-    votes, _ = made_votes(600)
-    z = votes.phi_left - votes.phi_right
-    fold, ones = prompt_folds(votes.prompt_group, 5), np.ones(600)
-    widths = (0.01, 0.1, 1.0)
+    votes, taste = made_votes(600)
+    z, ones = votes.phi_left - votes.phi_right, np.ones(600)
     coin = np.random.default_rng(0).integers(2, size=600).astype(float)
-    assert choose_prior(z, votes.choice, ones, fold, widths) == 1.0
-    assert choose_prior(z, coin, ones, fold, widths) == 0.01
-    assert choose_prior(z, coin, ones, np.zeros(600, dtype=int), widths) == 0.1  # nothing held out
+    widths = RewardConfig().prior_stds
+    share, wide = most_likely_prior((z, None), votes.choice, ones, (0.0, 1.0), widths)
+    assert share == 0  # there are no products
+    assert wide / np.sqrt(np.mean(taste**2)) == pytest.approx(1, abs=0.42)  # the grid's next
+    assert most_likely_prior((z, None), coin, ones, (0.0,), widths)[1] == min(widths)
+
+
+def test_the_width_found_uphill_is_the_best_of_all():
+    votes, _ = made_votes(200)
+    z, ones, widths = votes.phi_left - votes.phi_right, np.ones(200), RewardConfig().prior_stds
+    evidence = [
+        log_evidence(fit_posterior(z, votes.choice, ones, w), z, votes.choice, ones, w)
+        for w in widths
+    ]
+    found = most_likely_prior((z, None), votes.choice, ones, (0.0,), widths)
+    assert found == (0.0, widths[int(np.argmax(evidence))])
+
+
+def test_without_products_the_projection_is_the_linear_one_bit_by_bit():
+    votes, _ = made_votes(200)
+    linear = fit_projection(votes.phi_left - votes.phi_right, np.zeros(12), 5)
+    z = linear(votes.phi_left), linear(votes.phi_right)
+    both = Projection(linear.centre, linear.axes, fit_products(*z, 3))
+    assert (both.width, linear.width) == (5 + 6, 5)
+    np.testing.assert_array_equal(both.with_share(0.0)(votes.phi_left), z[0])
+    np.testing.assert_array_equal(both.components(votes.phi_left), z[0])
+    one, other = (
+        fit_reward(votes, RewardConfig(squares=0)),
+        fit_reward(votes, RewardConfig(product_shares=(0.0,))),
+    )
+    np.testing.assert_array_equal(one.weights, other.weights)
+    assert one.projection.products is None and other.projection.products is None
+
+
+def test_components_and_products_share_a_difference_of_length_one():
+    votes, _ = made_votes(500)
+    projection = fit_projection(votes.phi_left - votes.phi_right, np.zeros(12), 12)
+    left, right = projection(votes.phi_left), projection(votes.phi_right)
+    products = fit_products(left, right, 4)
+    linear, quadratic = left - right, products(left) - products(right)
+    for share in (0.0, 0.3, 1.0):
+        length = (mixed(linear, quadratic, share) ** 2).sum(axis=1).mean()
+        assert length == pytest.approx(1, rel=1e-3)
+    far = products(1e6 * left)
+    assert np.abs(far / products.scale).max() <= 16 + 1e-9  # four standard deviations, twice
+
+
+def test_the_unit_of_the_components_decides_how_much_their_product_counts():
+    """A plain polynomial kernel on z, but for centre, clipping and one number."""
+    chance = np.random.default_rng(0)
+    left, right = chance.normal(size=(2, 400, 2)).clip(-3, 3) * [3.0, 0.5]
+    products = fit_products(left, right, 2)
+    centred = np.concatenate([left, right]) - np.concatenate([left, right]).mean(axis=0)
+    x = centred[:400]
+    plain = np.stack([x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2], axis=1)
+    ratio = products(left) / plain
+    np.testing.assert_allclose(ratio, np.full((400, 3), ratio[0, 0]), rtol=1e-9)
+
+
+def test_pictures_that_are_all_alike_have_no_products():
+    same = np.ones((20, 3))
+    assert fit_products(same, same, 2) is None
+    assert fit_products(same, same, 0) is None
+
+
+def quadratic_votes(count=1500, seed=0):
+    """Votes of a taste for which two features must go together; neither is liked alone."""
+    chance = np.random.default_rng(seed)
+    left, right = chance.normal(size=(2, count, 4))
+    delta = 2 * (left[:, 0] * left[:, 1] - right[:, 0] * right[:, 1])
+    choice = (chance.random(count) < sigmoid(delta)).astype(float)
+    return Comparisons(left, right, choice, chance.integers(40, size=count)), left
+
+
+def test_a_taste_for_two_things_together_is_learned_with_products_only():
+    votes, phi = quadratic_votes()
+    liked = phi[:, 0] * phi[:, 1]
+    reward, linear = fit_reward(votes), fit_reward(votes, RewardConfig(squares=0))
+    assert reward.projection.products.share == 1.0
+    assert np.corrcoef(reward.score(phi), liked)[0, 1] > 0.9
+    assert abs(np.corrcoef(linear.score(phi), liked)[0, 1]) < 0.3
+
+
+def test_a_refit_from_products_begins_anew_where_the_taste_is_to_be_linear():
+    votes, _ = quadratic_votes(330)
+    first = fit_reward(votes.rows(np.arange(300)))
+    assert fit_reward(votes, start=first).projection is first.projection
+    linear = fit_reward(votes, RewardConfig(squares=0), start=first)
+    assert (linear.projection.products, linear.fitted_votes) == (None, 330)
 
 
 @pytest.fixture
@@ -314,26 +430,90 @@ def test_a_file_cut_short_is_no_reward(saved):
         load_reward(path)
 
 
-@pytest.mark.parametrize("wrong", ["shape", "nan", "metadata", "absent"])
-def test_a_file_of_something_else_is_no_reward(tmp_path, wrong):
+def test_a_reward_with_products_comes_back_from_its_file_as_it_was(tmp_path):
+    votes, phi = quadratic_votes(300)
+    reward = fit_reward(votes)
+    assert reward.projection.products is not None
+    save_reward(reward, tmp_path / "it.safetensors")
+    found = load_reward(tmp_path / "it.safetensors")
+    np.testing.assert_array_equal(found.score(phi), reward.score(phi))
+    np.testing.assert_array_equal(found.score_std(phi), reward.score_std(phi))
+    assert found.projection.products.share == reward.projection.products.share
+
+
+ABOUT = {
+    "nu": 0.3, "prior_std": 1.0, "votes": 1, "prompts": 1, "fitted_votes": 1, "votes_hash": "",
+    "encoder_name": "", "encoder_sha256": "",
+}  # fmt: skip
+
+
+def linear_file():
+    """Tensors and metadata of a reward as the first format had it."""
     arrays = {
-        "centre": np.zeros(4), "axes": np.zeros((4, 2)), "weights": np.zeros(2),
+        "centre": np.zeros(4), "axes": np.eye(4, 2), "weights": np.array([1.0, -2.0]),
         "covariance": np.eye(2),
     }  # fmt: skip
-    about = {
-        "nu": 0.3, "prior_std": 1.0, "votes": 1, "prompts": 1, "fitted_votes": 1, "votes_hash": "",
-        "encoder_name": "", "encoder_sha256": "",
+    return arrays, {"format": "easel-reward-1", "reward": json.dumps(ABOUT)}
+
+
+def product_file():
+    """Tensors and metadata of a reward with the square of its first component."""
+    arrays, metadata = linear_file()
+    arrays |= {
+        "weights": np.zeros(3), "covariance": np.eye(3), "product_mean": np.zeros(1),
+        "product_std": np.ones(1), "product_scale": np.ones(1), "product_share": np.array([0.6]),
     }  # fmt: skip
+    return arrays, metadata | {"format": "easel-reward-2"}
+
+
+def test_a_reward_of_the_first_format_is_linear_as_it_was(tmp_path):
+    arrays, metadata = linear_file()
+    save_file(arrays, tmp_path / "it.safetensors", metadata=metadata)
+    found = load_reward(tmp_path / "it.safetensors")
+    phi = np.random.default_rng(0).normal(size=(5, 4))
+    assert found.projection.products is None
+    np.testing.assert_allclose(found.score(phi), phi[:, 0] - 2 * phi[:, 1])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weights": np.zeros(2)},
+        {"weights": np.array([0.0, np.nan, 0.0])},
+        {"centre": np.array([0.0, np.inf, 0.0, 0.0])},
+        {"axes": None},
+        {"product_mean": None},
+        {"product_mean": np.zeros((1, 1))},
+        {"product_std": np.zeros(1)},
+        {"product_std": np.ones(2)},
+        {"product_scale": np.ones(2), "weights": np.zeros(4), "covariance": np.eye(4)},
+        {"product_scale": np.array([np.inf])},
+        {"product_scale": np.ones(1, np.float32)},
+        {"product_share": np.array([1.5])},
+        {"product_share": np.array([np.nan])},
+        {"product_share": np.zeros(1)},
+        {
+            "product_mean": np.zeros(3), "product_std": np.ones(3), "product_scale": np.ones(6),
+            "weights": np.zeros(8), "covariance": np.eye(8),
+        },
+        {"format": "easel-reward-9"},
+        {"format": None},
+        {"reward": None},
+        {"reward": json.dumps({**ABOUT, "nu": "much"})},
+        {"reward": json.dumps({**ABOUT, "nu": float("nan")})},
+    ],
+)  # fmt: skip
+def test_a_file_of_something_else_is_no_reward(tmp_path, wrong):
+    arrays, metadata = product_file()
     path = tmp_path / "it.safetensors"
-    save_file(arrays, path, metadata={"reward": json.dumps(about)})
+    save_file(arrays, path, metadata=metadata)
     assert isinstance(load_reward(path), Reward)  # so that only what follows is refused
-    if wrong == "shape":
-        arrays["weights"] = np.zeros(3)
-    elif wrong == "nan":
-        arrays["weights"] = np.array([0.0, np.nan])
-    elif wrong == "absent":
-        del arrays["axes"]
-    metadata = None if wrong == "metadata" else {"reward": json.dumps(about)}
+    for name, value in wrong.items():
+        place = metadata if name in metadata else arrays
+        if value is None:
+            del place[name]
+        else:
+            place[name] = value
     save_file(arrays, path, metadata=metadata)
     with pytest.raises(ModelError, match="Fit it again"):
         load_reward(path)

@@ -47,7 +47,7 @@ def test_a_taste_that_is_there_is_predicted_and_one_that_is_not_is_chance():
     assert found.n == made_votes(600).decisive.sum()
     coins = [held_out_agreement(made_votes(300, taste_size=0, seed=s)) for s in range(12)]
     assert np.mean([c.value for c in coins]) == pytest.approx(0.5, abs=0.03)
-    assert sum(c.low <= 0.5 <= c.high for c in coins) >= 10
+    assert sum(c.low <= 0.5 <= c.high for c in coins) >= 9
 
 
 def test_a_prompts_own_votes_never_help_to_predict_it():

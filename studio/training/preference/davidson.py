@@ -126,12 +126,13 @@ def fit_posterior(
     weight: Floats,
     prior_std: float,
     start: Floats | None = None,
+    tolerance: float = _TOLERANCE,
 ) -> Posterior:
     """Newton's method with step halving, and Laplace's approximation at the optimum.
 
     z (N, d) features of left minus right, answers (N,), weights (N,), prior's standard deviation of
-    each weight; `start` (d + 1,) is a theta nearby. Without any tie among the answers nu is not
-    fitted but next to 0.
+    each weight; `start` (d + 1,) is a theta nearby, `tolerance` what Newton's decrement, in nats,
+    may still be at the end. Without any tie among the answers nu is not fitted but next to 0.
     """
     theta = np.append(np.zeros(z.shape[1]), LOG_NU_PRIOR[0]) if start is None else start.copy()
     ties_seen = bool((choice == 0.5).any())
@@ -145,7 +146,7 @@ def fit_posterior(
             gradient[-1] = 0.0  # nu stays
         step = np.linalg.solve(hessian, gradient)
         decrement = gradient @ step
-        if decrement < _TOLERANCE:
+        if decrement < tolerance:
             break
         size = 1.0
         for _ in range(_MAX_HALVINGS):
@@ -157,3 +158,24 @@ def fit_posterior(
             break  # rounding: no step goes further down
         theta, loss = theta - size * step, tried
     return Posterior(theta, hessian)
+
+
+def log_evidence(
+    posterior: Posterior, z: Floats, choice: Floats, weight: Floats, prior_std: float
+) -> float:
+    """Log of the probability of all answers under the prior: the marginal likelihood, in nats.
+
+    `posterior` is what `fit_posterior` found for the same z (N, d), answers and weights (N,).
+    Laplace's approximation of the integral over theta (MacKay 1992, "Bayesian interpolation"):
+    log P(answers | theta) + log prior(theta) + log((2 pi)^(k/2) det(H)^(-1/2)) at the optimum. The
+    powers of 2 pi cancel. Where no tie was seen nu is not integrated over.
+    """
+    mean, std = LOG_NU_PRIOR
+    theta, precision = posterior.theta, posterior.hessian
+    found = -penalised_loss(theta, z, choice, weight, prior_std) - z.shape[1] * np.log(prior_std)
+    if (choice == 0.5).any():
+        found -= np.log(std)
+    else:
+        found += ((theta[-1] - mean) / std) ** 2 / 2
+        precision = precision[:-1, :-1]
+    return float(found - np.linalg.slogdet(precision)[1] / 2)

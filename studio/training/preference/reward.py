@@ -1,17 +1,18 @@
 """The reward: one artist's taste, as Bradley-Terry with ties on frozen features of pictures.
 
 A picture's score is r = w . z, where z are its features after a projection that is fitted without
-votes. The weights have a Gaussian prior, whose width is chosen by cross-validation over whole
-prompts, and a Gaussian posterior by Laplace's approximation; `davidson.py` has the equations. So
-the reward knows how sure it is of each score: selection asks where it is not, and fine-tuning
-distrusts what it never saw.
+votes: principal components, and products of two of them each (a quadratic utility). The weights
+have a Gaussian prior and a Gaussian posterior by Laplace's approximation; `davidson.py` has the
+equations. The prior's width, and how much of the taste it expects in the products, are those under
+which the votes are likeliest (`evidence.py`). So the reward knows how sure it is of each score:
+selection asks where it is not, and fine-tuning distrusts what it never saw.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from safetensors.numpy import save as to_bytes
 from studio.core.errors import DiskFullError, ModelError, TrainingError
 from studio.diffusion.safetensors_header import check_safetensors
 from studio.training.preference.comparisons import Comparisons
-from studio.training.preference.cross_validation import choose_prior, prompt_folds
 from studio.training.preference.davidson import (
     LOG_NU_PRIOR,
     bradley_terry_loss,
@@ -30,14 +30,22 @@ from studio.training.preference.davidson import (
     fit_posterior,
     sigmoid,
 )
-from studio.training.preference.projection import Projection, fit_projection
+from studio.training.preference.evidence import most_likely_prior
+from studio.training.preference.projection import (
+    Products,
+    Projection,
+    fit_products,
+    fit_projection,
+    mixed,
+)
 
 __all__ = ["Comparisons", "Reward", "RewardConfig", "bradley_terry_loss", "fit_reward"]
 
 Floats = NDArray[np.float64]
 
 LEAST_VOTES = 10  # fewer say nothing, whatever the prior
-_FORMAT = "easel-reward-1"
+_FORMAT = "easel-reward-2"
+_FORMATS = (_FORMAT, "easel-reward-1")  # which had no products
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,10 @@ class RewardConfig:
     """How the reward is fitted; `tests/benchmarks/reward.py` measures these choices."""
 
     components: int = 128  # principal components of the features' differences that are kept
-    prior_stds: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # logits; one is picked
-    folds: int = 5  # of the cross-validation; each prompt is in one of them
+    squares: int = 12  # first components whose squares and products count too; 0: linear taste
+    product_shares: tuple[float, ...] = (0.0, 0.3, 0.6, 1.0)  # how much they count; one is picked
+    prior_stds: tuple[float, ...] = tuple(2 ** (k / 2) for k in range(-6, 7))  # logits; likewise
+    folds: int = 5  # of the check by cross-validation; each prompt is in one of them
     seed: int = 0  # of the prompts' distribution over the folds
     refit_growth: float = 1.2  # votes grow by this factor before prior and projection are anew
 
@@ -137,13 +147,16 @@ def fit_reward(
         z = difference_features(comparisons, projection)
         theta = np.append(start.weights, np.log(start.nu))
     else:
-        projection = voted_projection(comparisons, config)
+        projection, differences = voted_projection(comparisons, config)
         fitted_votes, theta = len(comparisons), None
-        z = difference_features(comparisons, projection)
-        fold = prompt_folds(comparisons.prompt_group, config.folds, config.seed)
-        prior_std = choose_prior(
-            z, comparisons.choice, comparisons.weights, fold, config.prior_stds
+        share, prior_std = most_likely_prior(
+            differences,
+            comparisons.choice,
+            comparisons.weights,
+            config.product_shares,
+            config.prior_stds,
         )
+        projection, z = projection.with_share(share), mixed(*differences, share)
     found = fit_posterior(z, comparisons.choice, comparisons.weights, prior_std, theta)
     return Reward(
         projection=projection,
@@ -170,7 +183,8 @@ def untrained_reward(
     """The prior alone, before any vote: every score is 0, and as unsure as the prior is wide.
 
     `phi` (N, D) are features of the pictures that may be shown, `differences` (M, D) those between
-    pictures that may meet: they decide what is kept. Selection starts from it.
+    pictures that may meet: they decide what is kept. Selection starts from it. There are no
+    products: nothing says yet how much they count.
     """
     config = config or RewardConfig()
     phi = np.asarray(phi)
@@ -186,11 +200,22 @@ def untrained_reward(
     )
 
 
-def voted_projection(comparisons: Comparisons, config: RewardConfig) -> Projection:
-    """The projection that the voted pictures' features ask for; votes do not enter."""
+def voted_projection(
+    comparisons: Comparisons, config: RewardConfig
+) -> tuple[Projection, tuple[Floats, Floats | None]]:
+    """The projection that the voted pictures' features ask for; votes do not enter.
+
+    With it, for left minus right, components (N, d) and products (N, p), None without products.
+    """
     left, right = comparisons.phi_left, comparisons.phi_right
     centre = (left.mean(axis=0) + right.mean(axis=0)) / 2
-    return fit_projection(left - right, centre, config.components)
+    linear = fit_projection(left - right, centre, config.components)
+    z_left, z_right = linear.components(left), linear.components(right)
+    products = fit_products(z_left, z_right, config.squares)
+    if products is None:
+        return linear, (z_left - z_right, None)
+    both = z_left - z_right, products(z_left) - products(z_right)
+    return replace(linear, products=products), both
 
 
 def difference_features(comparisons: Comparisons, projection: Projection) -> Floats:
@@ -202,6 +227,7 @@ def _is_near(start: Reward, comparisons: Comparisons, config: RewardConfig) -> b
     return (
         start.encoder_sha256 == comparisons.encoder_sha256
         and start.projection.centre.shape[0] == comparisons.phi_left.shape[1]
+        and (start.projection.products is None or config.squares > 0)
         and 0 < start.fitted_votes <= len(comparisons)
         and len(comparisons) < config.refit_growth * start.fitted_votes
     )
@@ -215,6 +241,8 @@ def save_reward(reward: Reward, path: Path) -> None:
         "weights": reward.weights,
         "covariance": reward.covariance,
     }
+    if reward.projection.products is not None:
+        tensors |= {f"product_{n}": v for n, v in vars(reward.projection.products).items()}
     about = {name: getattr(reward, name) for name in _ABOUT}
     content = to_bytes(
         {name: np.ascontiguousarray(value) for name, value in tensors.items()},
@@ -236,14 +264,20 @@ def save_reward(reward: Reward, path: Path) -> None:
 
 
 def load_reward(path: Path) -> Reward:
-    """Read what `save_reward` wrote. Raises `ModelError` when it is missing or damaged."""
+    """Read what `save_reward` wrote. Raises `ModelError` when it is missing or damaged.
+
+    Files of the first format have no products and are linear as they were: a run that goes on is
+    trained towards what it began with.
+    """
     check_safetensors(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["format"] not in _FORMATS:
+            raise ValueError("another format")
         about = json.loads(metadata["reward"])
-        projection = Projection(found["centre"], found["axes"])
+        projection = Projection(found["centre"], found["axes"], _products(found))
         reward = Reward(
             projection, found["weights"], found["covariance"], **{n: about[n] for n in _ABOUT}
         )
@@ -261,11 +295,31 @@ _ABOUT = (
 )  # fmt: skip
 
 
+def _products(found: dict[str, NDArray]) -> Products | None:
+    """Products from a file's tensors; None where it has none. Raises KeyError, ValueError."""
+    if "product_scale" not in found:
+        return None
+    mean, std, scale, share = (found[f"product_{n}"] for n in ("mean", "std", "scale", "share"))
+    if mean.ndim != 1 or std.shape != mean.shape or share.shape != (1,):
+        raise ValueError("the products' shapes do not fit each other")
+    if scale.shape != (len(mean) * (len(mean) + 1) // 2,):
+        raise ValueError("not every product has a scale")
+    if not all(a.dtype == np.float64 and np.isfinite(a).all() for a in (mean, std, scale)):
+        raise ValueError("numbers are not finite")
+    if not (0 < share[0] <= 1 and (std > 0).all()):
+        raise ValueError("a share or a spread is none")
+    return Products(mean, std, scale, float(share[0]))
+
+
 def _check_shapes(reward: Reward) -> None:
-    width = reward.projection.width
-    shapes = (reward.projection.centre.shape, reward.weights.shape, reward.covariance.shape)
-    if shapes != (reward.projection.axes.shape[:1], (width,), (width, width)):
+    projection, width = reward.projection, reward.projection.width
+    shapes = (projection.axes.shape[:1], reward.weights.shape, reward.covariance.shape)
+    if shapes != (projection.centre.shape, (width,), (width, width)):
         raise ValueError("shapes do not fit each other")
-    arrays = (reward.projection.axes, reward.weights, reward.covariance)
+    if projection.products and len(projection.products.mean) > projection.axes.shape[1]:
+        raise ValueError("products of components that are not there")
+    if not (0 <= reward.nu < np.inf and 0 < reward.prior_std < np.inf):
+        raise ValueError("a number is none")
+    arrays = (projection.centre, projection.axes, reward.weights, reward.covariance)
     if not all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays):
         raise ValueError("numbers are not finite")

@@ -1,8 +1,8 @@
 """What the votes say about the reward: does it predict pairs that it never saw, and how surely?
 
-Everything here is measured by cross-validation over whole prompts: a fold's prior is chosen, and
-its reward fitted, on the other folds' votes alone. The projection is fitted on all pictures; it
-sees no vote.
+Everything here is measured by cross-validation over whole prompts: a fold's prior and its share of
+products are chosen, and its reward fitted, on the other folds' votes alone. The projection is
+fitted on all pictures; it sees no vote.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studio.training.preference.comparisons import Comparisons
-from studio.training.preference.cross_validation import choose_prior, prompt_folds, splits
+from studio.training.preference.cross_validation import prompt_folds, splits
 from studio.training.preference.davidson import fit_posterior, sigmoid
+from studio.training.preference.evidence import most_likely_prior
 from studio.training.preference.intervals import clustered_interval
+from studio.training.preference.projection import mixed
 from studio.training.preference.reward import (
     LEAST_VOTES,
     Reward,
     RewardConfig,
-    difference_features,
     moderated,
     voted_projection,
 )
@@ -99,14 +100,17 @@ def held_out_predictions(
     config = config or RewardConfig()
     if comparisons.prompts < 2 or len(comparisons) < LEAST_VOTES:
         return None
-    z = difference_features(comparisons, voted_projection(comparisons, config))
+    _, (linear, products) = voted_projection(comparisons, config)
     choice, weight, group = comparisons.choice, comparisons.weights, comparisons.prompt_group
-    mean, std = np.full(len(z), np.nan), np.full(len(z), np.nan)
+    mean, std = np.full(len(linear), np.nan), np.full(len(linear), np.nan)
     for train, held in splits(prompt_folds(group, config.folds, config.seed)):
         if train.sum() < 2:
             continue
-        inner = prompt_folds(group[train], config.folds, config.seed + 1)
-        width = choose_prior(z[train], choice[train], weight[train], inner, config.prior_stds)
+        seen = linear[train], None if products is None else products[train]
+        share, width = most_likely_prior(
+            seen, choice[train], weight[train], config.product_shares, config.prior_stds
+        )
+        z = mixed(linear, products, share)
         found = fit_posterior(z[train], choice[train], weight[train], width)
         mean[held] = z[held] @ found.weights
         std[held] = np.sqrt(np.einsum("nd,nd->n", z[held] @ found.covariance, z[held]))

@@ -28,6 +28,8 @@ Strategy = Literal["random", "eig", "tournament"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 _NODES, _SHARES = np.polynomial.hermite_e.hermegauss(16)  # for means over a standard normal
+_SURE = 350.0  # half a difference of scores, logits, whose exponential is still a number
+_NEVER = 1e-300  # a probability whose logarithm is still a number
 _NOTHING = 1e-12  # variance of a score difference below which it is certain
 
 
@@ -37,12 +39,15 @@ def expected_information_gain(mean: Floats, std: Floats, nu: float) -> Floats:
     The score differences are N(mean, std^2); answers are left, tie or right by Davidson's model.
     H(E p) - E H(p); the mean over the normal is Gauss-Hermite quadrature with 16 nodes.
     """
-    deltas = mean[:, None] + std[:, None] * _NODES
-    log_p = davidson_log_probabilities(deltas.ravel(), nu).reshape(*deltas.shape, 3)
+    half = np.clip((mean[:, None] + std[:, None] * _NODES) / 2, -_SURE, _SURE)
     shares = _SHARES / _SHARES.sum()
-    known = _entropy(log_p) @ shares
-    mixed = np.einsum("k,mkc->mc", shares, np.exp(log_p))
-    return np.maximum(_entropy(np.log(np.maximum(mixed, 1e-300))) - known, 0)
+    up, down = np.exp(half), np.exp(-half)
+    total = up + down + nu
+    left, tie, right = up / total, nu / total, down / total
+    # -sum p log p with log p written out: the exponents less log total
+    known = np.log(total) - (left - right) * half - tie * np.log(max(nu, _NEVER))
+    mixed = np.stack([p @ shares for p in (left, tie, right)], axis=1)
+    return np.maximum(_entropy(np.log(np.maximum(mixed, _NEVER))) - known @ shares, 0)
 
 
 def share_explained(reward: Reward, z: Floats, targets: Floats) -> Floats:
@@ -60,7 +65,8 @@ def share_explained(reward: Reward, z: Floats, targets: Floats) -> Floats:
     unsure = variance
     if targets is not z:
         unsure = np.einsum("kd,kd->k", targets @ reward.covariance, targets)
-    every = targets.T @ (targets / np.maximum(unsure, _NOTHING)[:, None]) / len(targets)
+    alike = targets / np.sqrt(len(targets) * np.maximum(unsure, _NOTHING))[:, None]
+    every = alike.T @ alike
     return -np.expm1(-2 * nats) * np.einsum("md,md->m", spread @ every, spread) / variance
 
 
