@@ -154,6 +154,11 @@ def restore_adapter(unet: nn.Module, state: Mapping[str, Tensor]) -> None:
         parameter.copy_(state[name])
 
 
+def weakened(state: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
+    """Return an `adapter_state` whose change of every layer is `strength` times as large."""
+    return {n: w * strength if ".lora_B." in n else w for n, w in state.items()}
+
+
 @torch.no_grad()
 def continue_from(unet: nn.Module, path: Path) -> None:
     """Begin the trained adapter where another one of the same layers and rank ended.

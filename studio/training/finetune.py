@@ -22,12 +22,14 @@ from torch import Tensor
 from studio.core.errors import TrainingError
 from studio.core.events import EpochDone, Event, Notice, StageArtifact, StageProgress
 from studio.diffusion.adapters import (
+    adapter_off,
     adapter_state,
     add_trainable_adapter,
     continue_from,
     remove_trained_adapter,
     restore_adapter,
     save_adapter,
+    weakened,
 )
 from studio.diffusion.device import is_out_of_memory, release_memory
 from studio.diffusion.model import LatentDiffusionModel, load_model
@@ -50,6 +52,7 @@ from studio.training.stopwatch import Stopwatch
 from studio.training.team import ALONE, Team
 from studio.training.update import DivergedError, Update, UpdateFigures, make_optimizer
 
+_STRENGTHS = (1.0, 0.75, 0.5, 0.25)  # of a result, tried until one is not enough
 SAMPLE, SCORE, ADVANTAGES, UPDATE, LOOK = "sample", "score", "advantages", "update", "look"
 
 
@@ -272,18 +275,21 @@ class _Run:
             group["lr"] = ppo.learning_rate * (1 - (1 - ppo.final_rate) * min(done, 1.0))
 
     def _look(self, number: int) -> Generator[Event, None, Images]:
-        """Draw the film strip of this epoch and store it."""
+        """Draw the film strip of this epoch, each process its part, and store it."""
+        own = yield from self._strip(self.team)
+        images = np.concatenate(self.team.gathered(own))
+        if self.team.leads:
+            self.folder.save_picture(number, images)
+        return images
+
+    def _strip(self, team: Team) -> Generator[Event, None, Images]:
+        """Draw this process's part of a film strip."""
         while True:
             plan = self.config.look(self.model.native_size, self.state.rollout_batch)
-            mine = replace(
-                plan, prompts=self.team.part(plan.prompts), seeds=self.team.part(plan.seeds)
-            )
+            mine = replace(plan, prompts=team.part(plan.prompts), seeds=team.part(plan.seeds))
             own = yield from self._drawn(draw_look(self.model, self.texts, mine), LOOK)
             if own is not None:
-                images = np.concatenate(self.team.gathered(own))
-                if self.team.leads:
-                    self.folder.save_picture(number, images)
-                return images
+                return own
             self.state.rollout_batch = self._halved(self.state.rollout_batch)
 
     def _drawn(self, parts: Iterator[object], phase: str) -> Generator[Event, None, object]:
@@ -364,13 +370,40 @@ class _Run:
         """Write the result: of the epochs that were well, the best on the held-out prompts."""
         if not self.team.leads:
             return
-        restore_adapter(self.model.unet, self.good)
-        path, _ = save_adapter(
-            self.model.unet, self.folder.path, self._lineage(self.state.good_epoch)
-        )
-        if self.state.stopped:
-            yield Notice(self.state.stopped)
+        strength = yield from self._enough()
+        restore_adapter(self.model.unet, weakened(self.good, strength))
+        lineage = self._lineage(self.state.good_epoch) | {"strength": strength}
+        path, _ = save_adapter(self.model.unet, self.folder.path, lineage)
+        sentences = [self.state.stopped] if self.state.stopped else []
+        if strength < 1:
+            sentences.append(
+                f"Kept at {strength:.0%} of its strength: that is predicted to win "
+                f"{self.config.guards.enough:.0%} of the held-out pairs already, and what changes "
+                "less loses less of its subjects. The ladder has the epochs as they were trained."
+            )
+        if sentences:
+            yield Notice(" ".join(sentences))
         yield StageArtifact("adapter", str(path))
+
+    def _enough(self) -> Generator[Event, None, float]:
+        """Return the weakest strength that the taste is predicted to be content with; else 1.
+
+        Subjects fade as a model moves, the share of pairs that it wins rises ever more slowly: a
+        taste that is easily met needs no more of the way than this.
+        """
+        enough, preferred = self.config.guards.enough, self.reward.preferred
+        found, self._calls = 1.0, 0
+        if preferred is None or enough >= 1 or not self.state.good_epoch:
+            return found
+        with adapter_off(self.model.unet):
+            before = yield from self._strip(ALONE)
+        for strength in _STRENGTHS:
+            restore_adapter(self.model.unet, weakened(self.good, strength))
+            after = yield from self._strip(ALONE)
+            if preferred(after, before).mean() < enough:
+                break
+            found = strength
+        return found
 
     def _lineage(self, epoch: int) -> dict[str, object]:
         return {

@@ -59,7 +59,7 @@ FIRST_SHARE = 0.4  # of the epochs or minutes: only what is to be voted on comes
 AHEAD = 2.0  # strength at which its last epoch is voted on: where it leads, to be seen clearly
 POOL = 4  # pictures of each prompt that are voted on, and that (b) compares
 KNOWN_POOL = 2  # that (a) compares
-TRAINED, COMPARED, LOOKED_AT = 60, 50, 6  # prompts; those after each epoch are no verdict's
+TRAINED, COMPARED, LOOKED_AT = 60, 50, 12  # prompts; those after each epoch are no verdict's
 STYLE = "flat illustration"
 STEPS, GUIDANCE, BATCH = 20, 3.0, 16
 

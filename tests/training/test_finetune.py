@@ -284,6 +284,42 @@ def test_the_result_is_the_epoch_that_drew_the_held_out_prompts_best(folder, tmp
     assert any(not torch.equal(weight, later[name]) for name, weight in result.items())
 
 
+@pytest.mark.parametrize(
+    ("wins", "enough", "kept"),
+    [
+        ([0.69], 0.7, 1.0),
+        ([0.71, 0.69], 0.7, 1.0),
+        ([0.8, 0.75, 0.7, 0.6], 0.7, 0.5),
+        ([0.9] * 4, 0.7, 0.25),
+        ([], 1.0, 1.0),
+    ],
+)
+def test_the_result_is_as_weak_as_is_enough_for_the_taste(folder, tmp_path, wins, enough, kept):
+    config = replace(CONFIG, epochs=1, guards=replace(CONFIG.guards, enough=enough))
+    pairs = []
+
+    def preferred(after, before):
+        pairs.append((after, before))
+        return torch.full((len(after),), wins[len(pairs) - 1])
+
+    run = tmp_path / "run"
+    reward = replace(BRIGHTNESS, preferred=preferred)
+    events = events_of(folder, run, config, reward)
+    assert len(pairs) == len(wins)
+    result = load_file(run / "adapter.safetensors")
+    rung = load_file(run / "ladder" / "epoch-0001" / "adapter.safetensors")
+    assert any(float(weight.abs().max()) > 0 for name, weight in rung.items() if "lora_B" in name)
+    for name, weight in result.items():
+        expected = rung[name] * (kept if "lora_B" in name else 1)
+        assert torch.equal(weight, expected)
+    assert read_lineage(run / "adapter.safetensors")["strength"] == kept
+    notices = [event.sentence for event in events if isinstance(event, Notice)]
+    assert [f"Kept at {kept:.0%} of its strength" in n for n in notices] == [True] * (kept < 1)
+    strips = [strip for pair in pairs for strip in pair]
+    assert all(np.array_equal(before, strips[1]) for _, before in pairs)  # the base's
+    assert not pairs or not np.array_equal(*pairs[0])
+
+
 def test_memory_that_runs_out_while_sampling_makes_smaller_batches_and_the_same_pictures(
     folder, tmp_path
 ):
