@@ -50,7 +50,11 @@ _FORMATS = (_FORMAT, "easel-reward-1")  # which had no products
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """How the reward is fitted; `tests/benchmarks/reward.py` measures these choices."""
+    """How the reward is fitted; `tests/benchmarks/reward.py` measures these choices.
+
+    With `squares` the features are second-order polynomial ones and the taste a quadratic utility;
+    share and width are picked by their evidence (MacKay 1992), the probability of all votes.
+    """
 
     components: int = 128  # principal components of the features' differences that are kept
     squares: int = 12  # first components whose squares and products count too; 0: linear taste
