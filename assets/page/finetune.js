@@ -113,8 +113,9 @@ function render() {
 // The form again, for a run that begins where this one ended.
 async function planNext(run) {
   planning = true;
-  await form?.goOnFrom(run);
+  await form?.goOnFrom(run).catch(sorry);
   render();
+  look();
 }
 
 function renderTaste(taste) {

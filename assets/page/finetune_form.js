@@ -15,17 +15,19 @@ const options = (list, chosen) => list.map(({ value, title }) => h("option", { v
 export async function runForm(onReward, onStarted) {
   const choices = await ask("/easel/finetune/choices");
   const kept = choices.form;
-  const parts = { reward: kept.reward || "taste" };
-  const known = [...choices.learned, ...choices.known].some(({ value }) => value === parts.reward);
-  if (!known) parts.reward = "taste";
+  const parts = { reward: "taste" };
   const prompts = h("textarea", { name: "prompts", rows: 9, placeholder: "One prompt a line", spellcheck: "false" });
   prompts.value = kept.prompts || "";
   const count = h("small", { class: "easel-quiet" });
   const source = h("select", { "aria-label": "Take prompts from", onchange: () => takePrompts(source) },
     h("option", { value: "" }, "Take prompts from …"), options(choices.prompts));
-  const reward = h("select", { name: "reward", onchange: () => { parts.reward = reward.value; onReward(reward.value); } },
-    h("optgroup", { label: "What I like" }, options(choices.learned, parts.reward)),
-    h("optgroup", { label: "Something that can be measured" }, options(choices.known, parts.reward)));
+  const reward = h("select", { name: "reward", onchange: () => { parts.reward = reward.value; onReward(reward.value); } });
+  const offerRewards = ({ learned, known }, chosen) => {
+    parts.reward = [...learned, ...known].some(({ value }) => value === chosen) ? chosen : "taste";
+    reward.replaceChildren(
+      h("optgroup", { label: "What I like" }, options(learned, parts.reward)),
+      h("optgroup", { label: "Something that can be measured" }, options(known, parts.reward)));
+  };
   const model = h("select", { name: "model" }, options(choices.models, kept.model));
   const start = h("select", { name: "start" });
   const offerStarts = (adapters, chosen) => {
@@ -119,12 +121,18 @@ export async function runForm(onReward, onStarted) {
   }
   // The next round: the same prompts and base, from the kept adapter, towards what votes teach now.
   async function goOnFrom(run) {
-    const fresh = await ask("/easel/finetune/choices");
-    offerStarts(fresh.adapters, run.kept.sha256);
-    model.value = run.model;
-    name.value = `${run.name}, next`.slice(0, 60);
+    const [fresh, next] = await Promise.all([ask("/easel/finetune/choices"), ask(`/easel/finetune/runs/${run.id}/next`)]);
+    offerStarts(fresh.adapters, next.start);
+    offerRewards(fresh, next.reward);
+    model.value = next.model;
+    name.value = next.name;
+    prompts.value = next.prompts;
+    seed.value = next.seed;
+    algorithm.value = next.settings.algorithm || choices.algorithm;
+    for (const { knob, input } of knobs) input.value = next.settings[knob.name] ?? knob.default;
     changed();
   }
+  offerRewards(choices, kept.reward);
   offerStarts(choices.adapters, kept.start);
   mark();
   return { root: form, ready, takeNew, goOnFrom, reward: () => parts.reward };

@@ -95,8 +95,9 @@ export function verdictPanel(look, planNext) {
   function renderMore(run) {
     more.replaceChildren(
       h("a", { class: "easel-icon", href: `/easel/finetune/runs/${run.id}/export.zip`, download: "" }, "Take it along (zip with model card)"),
-      button("A campaign about the tuned model's pictures; what you vote there teaches the next run", null, () => post(run, "rate-on", {}, (answer) => toast(answer.sentence, { label: "To the Rate tab", run: () => openTab("Rate") })), { text: "Rate the new pictures" }),
-      button("Another run that begins where this one ended, with what your votes have taught since", null, () => planNext(run), { text: "Go on from here", disabled: !run.kept }));
+      button("A campaign about the tuned model's pictures and the base's; what you vote there teaches the next run", null, () => post(run, "rate-on", {}, (answer) => toast(answer.sentence, { label: "To the Rate tab", run: () => openTab("Rate") })), { text: "Rate the new pictures" }),
+      button("Another run that begins where this one ended, with what your votes have taught since", null, () => planNext(run), { text: "Go on from here", disabled: !run.kept }),
+      h("p", { class: "easel-quiet" }, "To be rated, it draws at twice the strength that it was trained to: where it is leading is plain to see then, and your votes for or against it correct the way. Two of its pictures stand beside each other, or one beside the base's; you do not see which. The next run begins with what you kept, and learns from these votes and the earlier ones."));
   }
 
   return { root: box, update };

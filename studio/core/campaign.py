@@ -47,6 +47,18 @@ class CampaignPlan:
     repeat_share: float = 0.08  # of pairs that are asked again, sides swapped
     held_out_share: float = 0.10  # of pairs that are drawn at random and kept for evaluation
     same_seed: bool = False  # contestants meet only on pictures of the same seed
+    own_pairs: int = 0  # of each prompt: the last contestant's first pictures meet so many more
+    follows: str = ""  # id of the campaign that this is a further round of: their votes add up
+
+    def pictures_of(self, contestant: Contestant) -> int:
+        """Return how many pictures of each prompt a contestant draws."""
+        own = self.own_pairs if contestant.label == self.contestants[-1].label else 0
+        return self.pictures_per_prompt + own
+
+    @property
+    def wanted_pictures(self) -> int:
+        """How many pictures are drawn in all; 0 for a campaign about existing pictures."""
+        return len(self.prompts) * sum(map(self.pictures_of, self.contestants))
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,12 @@ class Tally:
     undone: int = 0  # taken back; in none of the counts above
     raters: int = 0  # with at least one vote of `votes`
 
+    def __add__(self, other: Tally) -> Tally:
+        """Add what was counted elsewhere; of raters, who may be the same, the larger number."""
+        names = (field.name for field in fields(self))
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Tally(**sums | {"raters": max(self.raters, other.raters)})
+
 
 def vote_from_dict(values: dict[str, Any]) -> Vote:
     """Read what `Vote.to_dict` gave. Raises `VoteRefusedError` naming what does not fit."""

@@ -162,6 +162,11 @@ class Campaigns:
         """Return the campaigns, newest first."""
         return self._store.all()
 
+    def rounds(self, campaign_id: str) -> list[str]:
+        """Return a campaign and the rounds of votes that follow it, by id, oldest first."""
+        later = (c.id for c in reversed(self._store.all()) if c.plan.follows == campaign_id)
+        return [campaign_id, *later]
+
     def get(self, campaign_id: str) -> Campaign:
         """Return a campaign. Raises NotFoundError."""
         return self._store.get(campaign_id)
@@ -179,7 +184,7 @@ class Campaigns:
         problem = self._problems.get(campaign.id)
         if problem:
             return problem
-        wanted = wanted_pictures(campaign.plan)
+        wanted = campaign.plan.wanted_pictures
         if campaign.pictures >= wanted:
             return f"{campaign.pictures} pictures are ready."
         how = "are drawn" if campaign.state == "running" else "were drawn"
@@ -216,14 +221,14 @@ class Campaigns:
     def _next_work(self, campaign: Campaign) -> Work | None:
         """Return what to draw next, in blocks of prompts so that models change seldom."""
         plan = campaign.plan
-        if not plan.prompts or campaign.pictures >= wanted_pictures(plan):
+        if not plan.prompts or campaign.pictures >= plan.wanted_pictures:
             return None
         drawn = Counter((p.prompt, p.contestant) for p in self._store.pictures(campaign.id))
         for start in range(0, len(plan.prompts), BLOCK):
             for contestant in plan.contestants:
                 for prompt in plan.prompts[start : start + BLOCK]:
                     done = drawn[prompt, contestant.label]
-                    if done < plan.pictures_per_prompt:
+                    if done < plan.pictures_of(contestant):
                         return Work(
                             campaign.id, contestant, _request(plan, contestant, prompt, done)
                         )
@@ -265,11 +270,6 @@ class Campaigns:
             if adapter.problem:
                 raise ModelError(adapter.problem)
         return replace(contestant, model_hash=self._shelf.hash_of(entry))
-
-
-def wanted_pictures(plan: CampaignPlan) -> int:
-    """Return how many pictures a campaign draws in all; 0 for one about existing pictures."""
-    return len(plan.prompts) * len(plan.contestants) * plan.pictures_per_prompt
 
 
 def comparable(pictures: Iterable[Picture]) -> list[Picture]:
@@ -321,7 +321,7 @@ def _request(
             model_hash=contestant.model_hash,
             adapters=contestant.adapters,
             seed=plan.template.seed + done,
-            count=plan.pictures_per_prompt - done,
+            count=plan.pictures_of(contestant) - done,
         )
     except InvalidRequestError as error:
         raise VoteRefusedError(f"The prompt “{prompt[:60]}” cannot be drawn: {error}") from error

@@ -29,6 +29,7 @@ from studio.services.model_folder import STARTER
 from studio.services.models import ModelShelf
 from studio.services.ownership import hold_training
 from studio.services.run_plan import USUAL_ALGORITHM, split_prompts
+from studio.services.run_reward import votes_behind
 from studio.services.studio import Studio, open_studio
 from studio.store.lock import FileLock
 
@@ -88,7 +89,9 @@ def make_parser() -> Parser:
     """Return the parser of the words after `finetune`."""
     parser = Parser(prog="launch.py finetune", description="Train an adapter on a reward.")
     towards = parser.add_mutually_exclusive_group(required=True)
-    towards.add_argument("--campaign", help="learn from the votes of this campaign")
+    towards.add_argument(
+        "--campaign", help="learn from the votes of this campaign and the rounds after it"
+    )
     towards.add_argument(
         "--reward", help="a known reward: brightness, compressibility, random, ..."
     )
@@ -218,7 +221,9 @@ def _reward_and_prompts(
 
 
 def campaign_reward(studio: Studio, name: str) -> tuple[RewardFunction, tuple[str, ...]]:
-    """Fit the taste to a campaign's votes; return it as a reward, and the campaign's prompts.
+    """Fit the taste to a campaign's votes and those of the rounds after it; return it as a reward.
+
+    The campaign's prompts come with it.
 
     Raises NotFoundError for an unknown campaign, TrainingError when there are too few votes.
     """
@@ -229,7 +234,7 @@ def campaign_reward(studio: Studio, name: str) -> tuple[RewardFunction, tuple[st
 
     preference = studio.preference
     campaign = preference.campaigns.named(name)
-    votes = list(preference.votes.votes(campaign.id))
+    votes = list(votes_behind(preference, campaign.id))
     pictures = dict.fromkeys(s for vote in votes for s in (vote.left, vote.right) if s)
     features, encoder = preference.taste.looked_at(list(pictures))
     learned = comparisons_from_votes(votes, features, encoder=(encoder.name, encoder.sha256))

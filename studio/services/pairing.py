@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, islice
 from threading import Lock
 
-from studio.core.campaign import Campaign, CampaignPicture, PairDraft
+from studio.core.campaign import Campaign, CampaignPicture, CampaignPlan, PairDraft
 from studio.core.vote import Selection, Vote
 
 CANDIDATES = 2000  # pairs among which a strategy chooses: the more, the sooner it learns
@@ -53,6 +53,8 @@ class Pool:
     pictures: dict[str, CampaignPicture] = field(default_factory=dict)  # by sha256
     newest: int = 0  # number of the last picture that was added
     same_seed: bool = False  # and only on pictures of the same seed
+    itself: str = ""  # label of the one contestant of a mixed pool that meets itself too,
+    apart: int = 0  # on pictures whose seeds differ by so much
     _grouped: tuple[int, Groups] = field(default=(-1, []), repr=False)
     _held: _HeldOut | None = field(default=None, repr=False)
     _searching: Lock = field(default_factory=Lock, repr=False)
@@ -112,18 +114,32 @@ class Pool:
 
     def may_meet(self, one: CampaignPicture, other: CampaignPicture) -> bool:
         """Whether two pictures of a prompt are a pair of this campaign."""
-        if one.sha256 == other.sha256 or (self.same_seed and one.seed != other.seed):
+        if one.sha256 == other.sha256:
             return False
-        return not self.mixed or one.contestant != other.contestant
+        if self.mixed and one.contestant == other.contestant:
+            return one.contestant == self.itself and abs(one.seed - other.seed) == self.apart
+        return not self.same_seed or one.seed == other.seed
 
     def _pairs_of(self, group: list[CampaignPicture]) -> int:
         """Count a prompt's pairs, where possible without listing them."""
-        if self.same_seed:
+        if self.same_seed or self.itself:
             return len(self.pairs_of(group))
         if not self.mixed:
             return len(group) * (len(group) - 1) // 2
         sizes = Counter(picture.contestant for picture in group).values()
         return (len(group) ** 2 - sum(size**2 for size in sizes)) // 2
+
+
+def pool_of(campaign_id: str, plan: CampaignPlan) -> Pool:
+    """Return the empty pool of a campaign; its plan decides who meets whom."""
+    itself = plan.contestants[-1].label if plan.own_pairs else ""
+    return Pool(
+        campaign_id,
+        len(plan.contestants) > 1,
+        same_seed=plan.same_seed,
+        itself=itself,
+        apart=plan.pictures_per_prompt,
+    )
 
 
 def ordered(one: str, other: str) -> Pair:

@@ -15,7 +15,7 @@ from threading import Lock
 
 from studio.core.campaign import Campaign, CampaignPicture, Pair
 from studio.core.vote import Vote
-from studio.services.pairing import Choose, Pool, Queue, draft_pairs, ordered
+from studio.services.pairing import Choose, Pool, Queue, draft_pairs, ordered, pool_of
 from studio.services.worker import let_others_first
 from studio.store.campaigns import CampaignStore
 from studio.store.votes import VoteStore
@@ -66,7 +66,7 @@ class Queues:
             pool = self._pools.get(campaign_id)
             if pool is None:
                 plan = self._campaigns.get(campaign_id).plan
-                pool = Pool(campaign_id, len(plan.contestants) > 1, same_seed=plan.same_seed)
+                pool = pool_of(campaign_id, plan)
                 self._pools[campaign_id] = pool
             pool.add(self._campaigns.pictures(campaign_id, after=pool.newest))
             return pool

@@ -177,8 +177,8 @@ class Rating:
         each, who = plan.pictures_per_prompt, max(1, len(plan.contestants))
         if who == 1:
             return len(plan.prompts) * each * (each - 1) // 2
-        meetings = each if plan.same_seed else each**2
-        return len(plan.prompts) * meetings * who * (who - 1) // 2
+        meetings = (each if plan.same_seed else each**2) * who * (who - 1) // 2
+        return len(plan.prompts) * (meetings + plan.own_pairs)
 
     def _ensure(self, rater: str) -> str:
         rater = rater.strip()
@@ -202,9 +202,8 @@ class Rating:
         return shown
 
     def _nothing(self, campaign: Campaign) -> NextPairs:
-        plan = campaign.plan
-        wanted = len(plan.prompts) * max(1, len(plan.contestants)) * plan.pictures_per_prompt
-        if plan.prompts and campaign.pictures < wanted:
+        wanted = campaign.plan.wanted_pictures
+        if campaign.pictures < wanted:
             return NextPairs(
                 (),
                 f"The next pair is being drawn ({campaign.pictures} of {wanted} pictures are "

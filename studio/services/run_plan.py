@@ -97,6 +97,17 @@ def split_prompts(prompts: tuple[str, ...], seed: int) -> tuple[tuple[str, ...],
     )
 
 
+def joined_prompts(plan: RunPlan) -> tuple[str, ...]:
+    """Return a run's prompts in the order from which `split_prompts` parts them as it did then."""
+    if plan.prompts == plan.held_out:
+        return plan.prompts
+    count = len(plan.prompts) + len(plan.held_out)
+    order = np.random.default_rng((plan.seed, 3)).permutation(count)
+    places = set(order[: len(plan.held_out)].tolist())
+    train, held_out = iter(plan.prompts), iter(plan.held_out)
+    return tuple(next(held_out if place in places else train) for place in range(count))
+
+
 def parted(plan: RunPlan) -> RunPlan:
     """Return a plan whose prompts are parted into those to train on and those to look at.
 

@@ -6,13 +6,14 @@ not change what a resumed run is trained towards.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.core.events import Event, StageProgress
 from studio.core.run import RunPlan
+from studio.core.vote import Tally, Vote
 from studio.core.words import counted
 from studio.services.preference import Preference
 from studio.training.preference.taste_words import WORTH_TRAINING, Agreement, telling
@@ -39,7 +40,7 @@ def readiness(preference: Preference, campaign: str = "", reward: str = "") -> R
     """Say whether there is enough to train towards; `campaign` '' asks about all votes."""
     if reward:
         return Readiness(0, True, True, "A known reward needs no votes.")
-    tally = preference.votes.tally(campaign or None)
+    tally = _tally(preference, campaign)
     votes, decisive = tally.votes, tally.left + tally.right
     given = votes + tally.on_one_picture  # ratings teach as well
     told = counted(votes, "vote")
@@ -85,6 +86,22 @@ def readiness(preference: Preference, campaign: str = "", reward: str = "") -> R
     return Readiness(votes, True, True, f"{told} are enough to fine-tune.")
 
 
+def votes_behind(preference: Preference, campaign: str = "") -> Iterator[Vote]:
+    """Yield what teaches a taste: the votes of a campaign and of the rounds after it, '' all."""
+    if not campaign:
+        yield from preference.votes.votes()
+        return
+    for one in preference.campaigns.rounds(campaign):
+        yield from preference.votes.votes(one)
+
+
+def _tally(preference: Preference, campaign: str) -> Tally:
+    """Count the votes of `votes_behind` without reading them."""
+    if not campaign:
+        return preference.votes.tally()
+    return sum(map(preference.votes.tally, preference.campaigns.rounds(campaign)), Tally())
+
+
 def agreement_so_far(preference: Preference) -> Agreement | None:
     """Return how well all votes predict each other, None while they are too few to tell."""
     return telling(preference.taste.now.agreement)
@@ -120,7 +137,7 @@ def _fit(
     from studio.training.preference.reward import fit_reward, save_reward
     from studio.training.preference.reward_check import held_out_agreement
 
-    votes = list(preference.votes.votes(plan.campaign or None))
+    votes = list(votes_behind(preference, plan.campaign))
     pictures = list(dict.fromkeys(s for v in votes for s in (v.left, v.right) if s))
     yield StageProgress("taste", 0, 1, None)
     yield from preference.taste.embed(pictures)

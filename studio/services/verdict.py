@@ -28,14 +28,14 @@ from studio.core.campaign import (
 from studio.core.errors import NotFoundError, TrainingError
 from studio.core.events import Event, StageProgress
 from studio.core.request import AdapterUse, GenerationRequest
-from studio.core.run import JUDGED, Kept, Run, Verdict
+from studio.core.run import JUDGED, Kept, Run, RunPlan, Verdict
 from studio.services.adapter_shelf import AdapterEntry, AdapterShelf
-from studio.services.campaigns import wanted_pictures
 from studio.services.finetuning import Finetuning
 from studio.services.models import ModelShelf
+from studio.services.next_round import next_campaign, next_plan
 from studio.services.preference import Preference
 from studio.services.run_plan import KNOBS
-from studio.services.run_reward import reward_of
+from studio.services.run_reward import readiness, reward_of
 from studio.services.worker import GpuWorker, JobEnded, JobEvent, Priority
 from studio.store.runs import RunStore
 from studio.training.preference.intervals import wilson_interval
@@ -46,8 +46,6 @@ MOST_EACH = 64  # pictures of one prompt
 HANDFUL = 8  # pictures that the reward scores between two chances to give way
 SEED = 5000  # of the first picture of each prompt: no seed of the film strip
 STEPS = 20  # as artists draw
-NEXT_TARGET = 100  # votes of the next round
-NEXT_PROMPTS = 60
 DISCARDED = "Discarded. Its votes and pictures stay."
 
 
@@ -227,23 +225,25 @@ class Verdicts:
     def rate_on(self, run_id: str) -> Campaign:
         """Begin a campaign about the tuned model's pictures, for the next round. Raises as `keep`.
 
-        What it teaches is part of the taste that the next run is trained towards.
+        They are drawn with what was kept, or with the last epoch, where the run was leading.
         """
         run = self._finished(run_id)
-        kept = run.kept
-        use = AdapterUse(kept.name, kept.sha256, kept.strength) if kept else None
-        if use is None:
-            use = AdapterUse(run.name, self._adapter(run, 0)[1].sha256)
-        return self._preference.campaigns.create(
-            CampaignPlan(
-                self._free_name(f"{run.name}, next round"),
-                run.plan.prompts[:NEXT_PROMPTS],
-                (Contestant(run.plan.model, run.plan.model_hash, (use,)),),
-                pictures_per_prompt=3,
-                template=self._template(run, SEED + 1000),
-                target=NEXT_TARGET,
-            )
-        )
+        if run.kept:
+            adapter = self._adapters.find(run.kept.sha256)
+            use = AdapterUse(run.kept.name, adapter.sha256, run.kept.strength)
+        else:
+            adapter = self._adapter(run, max(self._rungs(run_id)))[1]
+            use = AdapterUse(run.name, adapter.sha256)
+        name = self._free_name(f"{run.name}, next round")
+        template = self._template(run, SEED + 1000)
+        trained = float(adapter.lineage.get("strength", 1.0))
+        plan = next_campaign(run, use, template, name, trained)
+        return self._preference.campaigns.create(plan)
+
+    def next_plan(self, run_id: str) -> RunPlan:
+        """Return what a run is asked for that goes on from this one. Raises NotFoundError."""
+        voted = readiness(self._preference).possible
+        return next_plan(self._store.get(run_id), voted=voted)
 
     def judge_waiting(self) -> None:
         """Hand in the comparisons that are drawn and that the reward has not seen; at start."""
@@ -317,7 +317,7 @@ class Verdicts:
         if verdict.by_reward:
             return
         campaign = self.campaign(verdict)
-        if campaign.pictures >= wanted_pictures(campaign.plan):
+        if campaign.pictures >= campaign.plan.wanted_pictures:
             job = partial(self._judge, verdict)
             self._worker.submit(f"{JOB}-{verdict.number}", job, priority=Priority.BACKGROUND)
 

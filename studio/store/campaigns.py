@@ -373,8 +373,12 @@ def _check_plan(plan: CampaignPlan) -> None:
         raise VoteRefusedError(f"A campaign has at most {MAX_PROMPTS:,} prompts; make two of it.")
     if not 1 <= plan.target <= MAX_TARGET:
         raise VoteRefusedError(f"The target is a number of votes from 1 to {MAX_TARGET:,}.")
-    if not 1 <= plan.pictures_per_prompt <= 64:
+    if plan.pictures_per_prompt < 1 or plan.pictures_per_prompt + plan.own_pairs > 64:
         raise VoteRefusedError("A campaign draws 1 to 64 pictures for each prompt and model.")
+    if not 0 <= plan.own_pairs <= (plan.pictures_per_prompt if len(plan.contestants) > 1 else 0):
+        raise VoteRefusedError(
+            "A model meets its own pictures beside another model's, and in no more pairs."
+        )
     if plan.strategy not in STRATEGIES:
         raise VoteRefusedError(f"Pairs are chosen by one of {', '.join(STRATEGIES)}.")
     shares = (plan.repeat_share, plan.held_out_share)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from studio.core.campaign import STRATEGIES, Campaign, CampaignPlan, Contestant
 from studio.core.errors import NotFoundError
 from studio.core.request import AdapterUse, GenerationRequest
+from studio.core.words import counted
 from studio.services.campaigns import Campaigns, prompt_lists
 from studio.services.studio import Studio
 
@@ -158,8 +159,9 @@ def _about(campaign: Campaign) -> str:
     if not plan.prompts:
         return "Pictures of the gallery."
     who = " against ".join(contestant.label for contestant in plan.contestants)
-    each = f"{plan.pictures_per_prompt} pictures each"
-    return f"{who}; {len(plan.prompts)} prompts, {each}."
+    itself = ", and the latter against itself" if plan.own_pairs else ""
+    each = f"{counted(plan.pictures_per_prompt, 'picture')} each"
+    return f"{who}{itself}; {counted(len(plan.prompts), 'prompt')}, {each}."
 
 
 def strategies() -> list[dict[str, str]]:

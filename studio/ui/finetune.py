@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+from studio.core.campaign import Campaign
 from studio.core.errors import NotFoundError
 from studio.core.run import JUDGED, Run, Verdict
+from studio.core.words import counted
 from studio.services.run_plan import ALGORITHMS, KNOBS, REWARDS, USUAL_ALGORITHM
 from studio.services.run_reward import agreement_so_far, readiness
 from studio.services.run_view import health
@@ -139,6 +142,12 @@ def adapters_json(studio: Studio) -> list[dict[str, Any]]:
     ]
 
 
+def taste_title(campaign: Campaign, rounds: int = 0) -> str:
+    """Return what the taste in a campaign's votes is called, with those of further rounds."""
+    more = f" and {counted(rounds, 'further round')}" if rounds else ""
+    return f"The taste in “{campaign.name}”{more}"
+
+
 def limits(run: Run) -> dict[str, float]:
     """Return where the guards stop a run."""
     wanted = ("kl_budget", "diversity_drop")
@@ -149,8 +158,9 @@ def limits(run: Run) -> dict[str, float]:
 def choices_json(studio: Studio) -> dict[str, Any]:
     """Return what the form offers: models, rewards, adapters to go on from, knobs."""
     campaigns = studio.preference.campaigns.all()
+    rounds = Counter(campaign.plan.follows for campaign in campaigns)
     learned = [{"value": TASTE, "title": "My taste, from all votes"}] + [
-        {"value": f"{TASTE}:{c.id}", "title": f"The taste in “{c.name}”"} for c in campaigns
+        {"value": f"{TASTE}:{c.id}", "title": taste_title(c, rounds[c.id])} for c in campaigns
     ]
     known = [{"value": name, "title": title} for name, title in REWARDS.items()]
     sources = [{"value": "starred", "title": "Starred pictures"}] + [
@@ -172,6 +182,21 @@ def choices_json(studio: Studio) -> dict[str, Any]:
         "algorithm": USUAL_ALGORITHM,
         "algorithms": [{"value": name, "title": title} for name, title in ALGORITHMS.items()],
         "form": studio.form.load(FORM),
+    }
+
+
+def next_form(studio: Studio, run_id: str) -> dict[str, Any]:
+    """Return the form's values for a run that goes on from this one. Raises NotFoundError."""
+    plan = studio.verdicts.next_plan(run_id)
+    taste = f"{TASTE}:{plan.campaign}" if plan.campaign else TASTE
+    return {
+        "name": plan.name,
+        "prompts": "\n".join(plan.prompts),
+        "reward": plan.reward or taste,
+        "model": plan.model,
+        "start": plan.start,
+        "seed": plan.seed,
+        "settings": dict(plan.settings),
     }
 
 
@@ -210,6 +235,6 @@ def _whose(studio: Studio, run: Run) -> str:
     if not run.plan.campaign:
         return "My taste, from all votes"
     try:
-        return f"The taste in “{studio.preference.campaigns.get(run.plan.campaign).name}”"
+        return taste_title(studio.preference.campaigns.get(run.plan.campaign))
     except NotFoundError:
         return "The taste in a campaign that is gone"

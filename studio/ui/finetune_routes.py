@@ -21,6 +21,7 @@ from studio.ui.finetune import (
     adapters_json,
     choices_json,
     finetune_state,
+    next_form,
     prompts_of,
     read_reward,
     run_json,
@@ -193,6 +194,10 @@ def verdict_routes(studio: Studio) -> APIRouter:
     def rate_on(run_id: str) -> dict[str, Any]:
         campaign = verdicts.rate_on(run_id)
         return {"sentence": f"“{campaign.name}” is on the Rate tab. Its pictures are being drawn."}
+
+    @router.get("/runs/{run_id}/next")
+    def following(run_id: str) -> Response:
+        return JSONResponse(next_form(studio, run_id), headers=FRESH)
 
     @router.get("/runs/{run_id}/export.zip")
     def export(run_id: str, epoch: int = 0) -> Response:

@@ -165,6 +165,30 @@ def test_a_run_is_judged_blindly_kept_and_drawn_with(visit: Callable[[], Page], 
     page.locator("#easel-adapter-chip").click()  # and off again, so that others draw without it
     page.get_by_role("dialog", name="Adapters").get_by_role("checkbox").first.uncheck()
     expect(page.locator("#easel-adapter-chip")).to_have_text("No adapter")
+    page.keyboard.press("Escape")
+    rate_on(page)
+
+
+def rate_on(page: Page) -> None:
+    """Begin the next round, and fill the form of the run after it."""
+    open_tab(page)
+    more = page.locator(".easel-fate-more")
+    expect(more.locator("p")).to_contain_text("it draws at twice the strength")
+    more.get_by_text("Rate the new pictures", exact=True).click()
+    page.locator("#easel-toast").get_by_role("button", name="To the Rate tab").click()
+    card = page.locator(".easel-campaign", has_text="Light, next round")
+    expect(card).to_contain_text("tiny against tiny + Light at 1.6, and the latter against itself")
+    expect(card.get_by_role("button", name="Start rating")).to_be_enabled()
+    card.get_by_role("button", name="Pause").click()  # its pictures need not be drawn
+    expect(card.get_by_role("button", name="Resume")).to_be_visible()
+
+    open_tab(page)
+    more.get_by_text("Go on from here", exact=True).click()
+    form = page.locator(".easel-run-form")
+    expect(form.locator("input[name=name]")).to_have_value("Light, next")
+    expect(form.locator("select[name=reward]")).to_have_value("taste")  # there are votes now
+    expect(form.locator("select[name=start] option:checked")).to_have_text("Light")
+    expect(form.locator("textarea[name=prompts]")).to_have_value("red apple\ncastle\ncat")
 
 
 def test_a_prompt_is_sent_from_a_picture_and_a_run_that_cannot_be_says_why(

@@ -223,13 +223,23 @@ def test_the_next_run_goes_on_from_what_was_kept_with_its_rank(studio: Studio, r
     assert result(studio, after) != kept.sha256
 
 
-def test_the_next_round_rates_the_tuned_model_s_pictures(studio: Studio, run: Run):
+def test_the_next_round_draws_at_twice_the_strength_beside_the_base(studio: Studio, run: Run):
+    unkept = studio.verdicts.rate_on(run.id).plan
+    last = studio.verdicts.adapter(run.id, studio.verdicts.ladder(run.id)[-1])
+    assert unkept.contestants[1].adapters == (AdapterUse("bright", last.sha256, 2.0),)
     kept = studio.verdicts.keep(run.id, strength=0.8).kept
-    plan = studio.verdicts.rate_on(run.id).plan
-    [contestant] = plan.contestants
-    assert contestant.adapters == (AdapterUse(kept.name, kept.sha256, 0.8),)
-    assert plan.prompts == run.plan.prompts
-    assert studio.verdicts.rate_on(run.id).name == "bright, next round (2)"
+    campaign = studio.verdicts.rate_on(run.id)
+    base, tuned = campaign.plan.contestants
+    assert (base.adapters, campaign.name) == ((), "bright, next round (2)")
+    assert tuned.adapters == (AdapterUse(kept.name, kept.sha256, 1.6),)
+    assert {base.model_hash, tuned.model_hash} == {run.plan.model_hash}
+    assert campaign.plan.prompts == run.plan.prompts
+
+
+def test_what_is_kept_at_strength_zero_has_no_next_round(studio: Studio, run: Run):
+    studio.verdicts.keep(run.id, strength=0)
+    with pytest.raises(TrainingError, match="Keep it at a higher strength first"):
+        studio.verdicts.rate_on(run.id)
 
 
 def test_the_archive_has_both_files_and_a_card_that_tells_where_it_comes_from(

@@ -83,6 +83,16 @@ def test_what_is_kept_is_offered_at_its_strength_and_goes_along_as_a_zip(page: S
         assert {"bright/README.md", "bright/adapter.safetensors"} <= set(zipped.namelist())
 
 
+def test_the_form_of_the_next_run_is_that_of_this_one_from_what_was_kept(page: Served, run: dict):
+    kept = post(page, f"runs/{run['id']}/keep", {"name": "Warm light"}).json()["kept"]
+    form = page.ask(f"/easel/finetune/runs/{run['id']}/next").json()
+    assert form["prompts"].splitlines() == START["prompts"]
+    assert (form["name"], form["model"], form["seed"]) == ("bright, next", "tiny", 0)
+    assert (form["start"], form["reward"]) == (kept["sha256"], "brightness")
+    assert form["settings"].items() >= START["settings"].items()
+    assert page.ask("/easel/finetune/runs/nothing/next").status == 404
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
