@@ -9,7 +9,9 @@ Both are read; ours are written in both. The files come from anywhere and are ch
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +91,8 @@ def read_adapter(path: Path, layer_names: LayerNames) -> Layers:
 def write_adapter(layers: Layers, folder: Path, lineage: Mapping[str, Any]) -> tuple[Path, Path]:
     """Write `adapter.safetensors` and `adapter.kohya.safetensors`, with where they come from.
 
-    Each file is whole or not there. Raises DiskFullError.
+    Both are there or neither; what was there before stays until both are written. Raises
+    DiskFullError.
     """
     diffusers: dict[str, Tensor] = {}
     kohya: dict[str, Tensor] = {}
@@ -114,11 +117,12 @@ def write_adapter(layers: Layers, folder: Path, lineage: Mapping[str, Any]) -> t
         "ss_network_alpha": f"{max(alphas):g}",
         "ss_base_model_version": "sd_v1",
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    return (
-        _save(diffusers, folder / ADAPTER_FILE, header),
-        _save(kohya, folder / KOHYA_FILE, header | said),
-    )
+    files = {  # the one that stands for the adapter is renamed last
+        folder / KOHYA_FILE: _with_ordered_header(save(kohya, metadata=header | said)),
+        folder / ADAPTER_FILE: _with_ordered_header(save(diffusers, metadata=header)),
+    }
+    _write_together(files)
+    return folder / ADAPTER_FILE, folder / KOHYA_FILE
 
 
 def read_lineage(path: Path) -> dict[str, Any]:
@@ -131,18 +135,29 @@ def read_lineage(path: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> Path:
-    partial = path.with_suffix(".tmp")
+def _write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files of one folder under other names, then give all their own. Raises DiskFullError.
+
+    The disk is full before the first of them has its name, if at all.
+    """
+    partials = {path: path.with_suffix(".tmp") for path in files}
     try:
-        partial.write_bytes(_with_ordered_header(save(tensors, metadata=header)))
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        for path, partial in partials.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(files[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, partial in partials.items():
+            partial.replace(path)
+    except OSError as error:
+        for partial in partials.values():
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         raise DiskFullError(
-            f"The adapter could not be written to {short_name(path)} ({error}). Free some disk "
-            "space and try again; what was learned so far is kept."
+            f"The adapter could not be written to {short_name(path)} ({error.strerror or error}). "
+            "Free some disk space and try again; what was learned so far is kept."
         ) from error
-    return path
 
 
 def _with_ordered_header(content: bytes) -> bytes:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from studio.core.errors import ModelError, NotFoundError
+from studio.core.errors import ModelError, NotFoundError, StorageError
 from studio.core.request import AdapterUse, GenerationRequest
 from studio.core.settings import Settings
 from studio.diffusion.safetensors_header import check_safetensors
@@ -133,8 +134,14 @@ class AdapterShelf:
         target = self._folder / file_name(name)
         if target.exists():
             target = target.with_name(f"{target.name}-{sha256[:8]}")
-        for name, content in contents.items():
-            atomic_write(target / name, content)
+        fresh = not target.exists()
+        try:
+            for name, content in contents.items():
+                atomic_write(target / name, content)
+        except StorageError:
+            if fresh:  # half of it would take the name when it is tried again
+                shutil.rmtree(target, ignore_errors=True)
+            raise
         return self.look(target / "adapter.safetensors")
 
     def files(self, request: GenerationRequest) -> list[tuple[Path, float]]:

@@ -16,6 +16,7 @@ from studio.core.settings import REPOSITORY, Settings
 from studio.diffusion.adapter_files import LowRank, write_adapter
 from studio.services.adapter_shelf import AdapterShelf
 from studio.services.lora_command import teach
+from studio.store.files import MAX_PIXELS
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,16 @@ def test_too_few_pictures_are_refused_and_the_unreadable_ones_named(tiny_setting
     said = capsys.readouterr().err
     assert "2.png is not a PNG" in said
     assert "There are 2 pictures to learn from; a style needs at least 3. Add more." in said
+
+
+def test_a_picture_that_would_fill_the_memory_is_named_and_skipped(tiny_settings, images, capsys):
+    side = 1 + int(MAX_PIXELS**0.5)
+    Image.new("1", (side, side)).save(images / "bomb.png")
+    assert (images / "bomb.png").stat().st_size < 2**16
+    assert teach(flags(images, "--name", "My style", "--trigger", "zyx"), tiny_settings) == 0
+    said = capsys.readouterr().err
+    assert "bomb.png has more than 64,000,000 pixels and was not opened" in said
+    assert "Learning from 3 pictures." in said
 
 
 def test_minutes_are_turned_into_steps_once(tiny_settings, images):

@@ -215,6 +215,23 @@ def test_a_lesson_for_which_the_disk_has_no_room_stays_a_draft(studio):
     assert studio.teaching.get(lesson.id).state == "draft"
 
 
+def test_a_disk_that_is_full_at_the_end_is_a_sentence_and_the_same_lesson_goes_on(studio, watch):
+    lesson = lesson_of(studio)
+    run = studio.settings.data_dir / "teaching" / lesson.id / "run"
+    in_the_way = run / "adapter.kohya.tmp"  # where the second of the two files is written
+    in_the_way.mkdir(parents=True)
+    studio.teaching.start(lesson.id)
+    failed = watch.until(lesson, "done", "failed")
+    assert (failed.state, "Free some disk space" in failed.sentence) == ("failed", True)
+    assert not list(run.glob("adapter*.safetensors"))
+    before = steps(studio, lesson)
+    in_the_way.rmdir()
+    studio.teaching.start(lesson.id)
+    assert watch.until(lesson, "done").sentence == ""
+    assert steps(studio, lesson) == before
+    assert studio.teaching.adapter(lesson.id).name == "red"
+
+
 def test_a_picture_that_cannot_be_taught_is_told_by_its_name(studio):
     lesson = lesson_of(studio, count=0)
     for content, sentence in (

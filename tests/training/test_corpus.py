@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from studio.core.errors import TrainingError
-from studio.core.events import StageArtifact
+from studio.core.events import Notice, StageArtifact
 from studio.training.dataset import corpus
 from studio.training.dataset.corpus import Corpus, Entry
 from studio.training.dataset.packages import CLIP_ART, FLAT, GAME_ICONS, NOTO, RENDERS, TWEMOJI
 from studio.training.dataset.rasterise import draw_original, ink_drawing, on_white, pencil_sketch
-from studio.training.dataset.sources import Original
+from studio.training.dataset.sources import (
+    Original,
+    load_originals,
+    recipe_of,
+    write_originals,
+)
 from tests.training.synthetic import (
     COLOURS,
     SUBJECTS,
@@ -184,6 +191,42 @@ def encoded(picture: Image.Image, kind: str, **options) -> bytes:
 )
 def test_an_original_that_cannot_be_read_or_shows_nothing_is_left_out(content):
     assert draw_original(original(content), 32, 2) == []
+
+
+BOMB = encoded(Image.new("RGB", (4001, 4000), "red"), "WEBP", lossless=True, method=0)
+LARGE = encoded(Image.new("1", (4001, 4000)), "PNG")  # a few kB, 16 million pixels and some
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOMB,
+        b"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'><rect width='9' height='9'/>"
+        b"<image width='9' height='9' href='data:image/png;base64,%s'/></svg>"
+        % base64.b64encode(LARGE),
+    ],
+)
+def test_an_original_that_would_fill_the_memory_is_left_out_before_it_is_decoded(content):
+    assert draw_original(original(content), 32, 2) == []
+
+
+def test_what_is_left_out_is_told_by_name_and_the_rest_is_there(built, tmp_path):
+    folder, pinned, events = built
+    assert not any(isinstance(event, Notice) for event in events)
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy2(folder / "words.npz", other / "words.npz")
+    path = folder / "originals.zip"
+    bomb = replace(original(BOMB), subject="whale")
+    whole = [bomb, *load_originals(path), *([original(b"")] * 9)]
+    write_originals(other / "originals.zip", iter(whole), recipe_of(path))
+    [told] = [e.sentence for e in corpus.build(other, TINY, pinned) if isinstance(e, Notice)]
+    assert told.startswith(
+        "10 originals left out, which cannot be read, show nothing or are larger"
+    )
+    assert "than 16,000,000 pixels: whale (flat illustration), cat (flat illustration)," in told
+    assert told.endswith(" and 2 more.")
+    assert np.array_equal(corpus.load(other).pictures, corpus.load(folder).pictures)
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,12 @@ import numpy as np
 from PIL import Image
 
 from studio.core.errors import TrainingError
-from studio.core.events import Event, StageArtifact, StageProgress
+from studio.core.events import Event, Notice, StageArtifact, StageProgress
+from studio.core.words import counted
 from studio.training.dataset import packages, sources
 from studio.training.dataset.duplicates import Seen
 from studio.training.dataset.packages import CLIP_ART, PACKAGES, SENTENCES, Package
-from studio.training.dataset.rasterise import draw_all
+from studio.training.dataset.rasterise import MAX_PIXELS, draw_all
 from studio.training.dataset.sources import ALL_STYLES, DRAWN_STYLES, Original
 from studio.training.dataset.split import TRAIN, split
 from studio.training.dataset.words import WORDS, write_words
@@ -49,6 +50,7 @@ ARRAYS = ("pictures.npy", "alpha.npy")
 INDEX, MANIFEST = "index.jsonl", "MANIFEST.json"
 DRAWN_FILES = (*ARRAYS, INDEX)
 FILES = (*DRAWN_FILES, WORDS)
+NAMED = 8  # originals in a sentence
 HEADER = 128  # bytes of a `.npy` file before its first pixel
 
 
@@ -151,19 +153,31 @@ def build(
     if config.limit:
         originals = originals[:: max(len(originals) // config.limit, 1)]
     with closing(_Drawing(folder)) as drawing:
-        start, unreadable = time.monotonic(), 0
+        start, unreadable = time.monotonic(), []
         drawn = draw_all(originals, config.size, config.oversample)
         for number, (original, pictures) in enumerate(drawn, 1):
             drawing.add(original, pictures)
-            unreadable += not pictures
+            if not pictures:
+                unreadable.append(f"{original.subject} ({original.style})")
             if number % 100 == 0 or number == len(originals):
                 left = (time.monotonic() - start) / number * (len(originals) - number)
-                counts = {"pictures": len(drawing.entries), "unreadable": unreadable}
+                counts = {"pictures": len(drawing.entries), "unreadable": len(unreadable)}
                 counts["duplicates"] = drawing.duplicates
                 metrics = {name: float(count) for name, count in counts.items()}
                 yield StageProgress("corpus", number, len(originals), left, metrics)
         drawing.commit(recipe)
+    if unreadable:
+        yield Notice(_left_out(unreadable))
     yield StageArtifact("corpus", str(sample_sheet(folder)))
+
+
+def _left_out(names: Sequence[str]) -> str:
+    """Say which originals are not in the corpus."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return (
+        f"{counted(len(names), 'original')} left out, which cannot be read, show nothing or are "
+        f"larger than {MAX_PIXELS:,} pixels: {', '.join(names[:NAMED])}{more}."
+    )
 
 
 def gather(folder: Path, pinned: tuple[Package, ...] = PACKAGES) -> Iterator[Event]:

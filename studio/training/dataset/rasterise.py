@@ -6,9 +6,11 @@ draws, so threads would not help.
 
 from __future__ import annotations
 
+import base64
 import io
 import multiprocessing
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -19,7 +21,9 @@ from PIL import Image, ImageFilter
 from studio.training.dataset.sources import DERIVED_FROM, INK, SKETCH, Original
 
 MARGIN = 4  # pixels of white around a picture at 128
+MAX_PIXELS = 16_000_000  # of an original; the sets' largest have a hundredth of that
 POOL_FROM = 1000  # originals; below that, starting processes costs more than it saves
+_HELD = re.compile(rb"data:image/(?!svg)[\w.+-]+;base64,([A-Za-z0-9+/=\s]+)")  # in an SVG
 Drawn = tuple[str, np.ndarray, np.ndarray]  # style, RGB (S, S, 3) on white, alpha (S, S), uint8
 
 
@@ -61,11 +65,25 @@ def draw_original(original: Original, size: int, oversample: int) -> list[Drawn]
 
 
 def read_cut_out(original: Original, size: int) -> Image.Image:
-    """Read an original as RGBA; a vector at `size` pixels along its longer side."""
+    """Read an original as RGBA; a vector at `size` pixels along its longer side.
+
+    Raises ValueError, before it is decoded, for a picture of more than MAX_PIXELS, and for a vector
+    that holds one.
+    """
     if original.is_vector:
+        for held in _HELD.finditer(original.content):
+            _check_size(base64.b64decode(held[1]))
         return rasterise(original.content.decode("utf-8", "replace"), size)
+    _check_size(original.content)
     with Image.open(io.BytesIO(original.content)) as opened:
         return opened.convert("RGBA")
+
+
+def _check_size(content: bytes) -> None:
+    """Raise ValueError for a picture of more than MAX_PIXELS; OSError for what is none."""
+    with Image.open(io.BytesIO(content)) as opened:  # reads no further than the header
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError("larger than an original is")
 
 
 def rasterise(svg: str, size: int) -> Image.Image:
