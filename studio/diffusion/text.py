@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from transformers import BatchEncoding
+
     from studio.diffusion.model import LatentDiffusionModel
 
 
@@ -23,14 +25,19 @@ def encode_prompts(model: LatentDiffusionModel, prompts: Sequence[str]) -> Tenso
     return torch.cat([features[prompt] for prompt in prompts])
 
 
-def _encode(model: LatentDiffusionModel, prompt: str) -> Tensor:
-    tokens = model.tokenizer(
+def tokenize(model: LatentDiffusionModel, prompt: str) -> BatchEncoding:
+    """Return a prompt's `input_ids` and `attention_mask` (1, 77): cut off, or filled up."""
+    return model.tokenizer(
         [prompt],
         padding="max_length",
         max_length=model.tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     )
+
+
+def _encode(model: LatentDiffusionModel, prompt: str) -> Tensor:
+    tokens = tokenize(model, prompt)
     attends = getattr(model.text_encoder.config, "use_attention_mask", False)
     mask = tokens.attention_mask.to(model.device) if attends else None
     hidden = model.text_encoder(tokens.input_ids.to(model.device), attention_mask=mask)[0]

@@ -22,6 +22,7 @@ from studio.diffusion.latents import decode, initial_latents, picture_generators
 from studio.diffusion.model import LatentDiffusionModel
 from studio.diffusion.safetensors_header import check_safetensors
 from studio.diffusion.samplers import DDIM, make_scheduler
+from studio.diffusion.text import tokenize
 from studio.training.preference.features import load_clip, load_encoder
 from studio.training.rewards import Images, luma, saturation
 from studio.training.rollout import TextFeatures
@@ -67,13 +68,7 @@ def load_tools(model: LatentDiffusionModel, folder: Path) -> ProbeTools:
 
     @torch.no_grad()
     def text(prompt: str) -> Tensor:
-        tokens = model.tokenizer(
-            [prompt],
-            padding="max_length",
-            max_length=model.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        tokens = tokenize(model, prompt)
         found = model.text_encoder(tokens.input_ids.to(model.device)).pooler_output.float()
         return nn.functional.normalize(found @ matrix.T, dim=1)[0].cpu()
 

@@ -26,11 +26,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-)
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,6 +39,7 @@ from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.diffusion.sampler import Drawn, sample
 from studio.ui.controls import EXTENSION
 from tests.benchmarks.measure import compare
+from tests.benchmarks.plain_pipeline import plain_pipeline
 
 STEPS = 10
 STRENGTH = 0.7
@@ -167,7 +164,7 @@ def _encode_only(bench: Bench) -> None:
 
 def img2img_time(bench: Bench) -> Iterator[dict]:
     """Image to image against diffusers' pipeline on the same networks, steps and strength."""
-    pipeline = _pipeline(bench, StableDiffusionImg2ImgPipeline)
+    pipeline = plain_pipeline(bench.folder, bench.model, StableDiffusionImg2ImgPipeline)
     found = compare(
         lambda: bench.draw(bench.request, bench.source),
         lambda: _piped(bench, pipeline, image=bench.source),
@@ -180,7 +177,7 @@ def inpaint_time(bench: Bench) -> Iterator[dict]:
     """Inpainting against diffusers' pipeline; ours lays the result over the source as well."""
     width, height = bench.source.size
     mask = _painted((width, height), (width // 4, height // 4, width // 2, height // 2))
-    pipeline = _pipeline(bench, StableDiffusionInpaintPipeline)
+    pipeline = plain_pipeline(bench.folder, bench.model, StableDiffusionInpaintPipeline)
     request = bench.request.with_changes(mask=NAMED)
     found = compare(
         lambda: bench.draw(request, bench.source, mask),
@@ -190,19 +187,6 @@ def inpaint_time(bench: Bench) -> Iterator[dict]:
         rounds=ROUNDS,
     )
     yield {"metric": "CPU s of inpainting", "ratio_to": "diffusers' pipeline", **found}
-
-
-def _pipeline(bench: Bench, kind: type) -> Callable:
-    pipeline = kind.from_pretrained(
-        bench.folder,
-        unet=bench.model.unet,
-        vae=bench.model.vae,
-        text_encoder=bench.model.text_encoder,
-        scheduler=DDIMScheduler.from_pretrained(bench.folder, subfolder="scheduler"),
-        safety_checker=None,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def _piped(bench: Bench, pipeline: Callable, **pictures: object) -> None:

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 
 from studio.core.request import GenerationRequest
 from studio.core.settings import STARTER_MODEL
@@ -28,6 +28,7 @@ from studio.diffusion.latents import picture_generators
 from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.diffusion.sampler import sample
 from tests.benchmarks.measure import compare
+from tests.benchmarks.plain_pipeline import plain_pipeline
 
 STEPS = 10  # of the ratios; cost is exactly linear in steps
 PICTURE_STEPS = 20
@@ -68,15 +69,7 @@ def main(folder: Path = STARTER_MODEL) -> list[dict]:
 
 def engine(bench: Bench) -> dict:
     """The engine against diffusers' pipeline on the same networks, steps and seed."""
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        bench.folder,
-        unet=bench.model.unet,
-        vae=bench.model.vae,
-        text_encoder=bench.model.text_encoder,
-        scheduler=DDIMScheduler.from_pretrained(bench.folder, subfolder="scheduler"),
-        safety_checker=None,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = plain_pipeline(bench.folder, bench.model, StableDiffusionPipeline)
     request = bench.request
 
     def plain() -> None:

@@ -9,6 +9,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from studio.training.stages.starter import model_index
+
 TINY_SIZE = 64  # pixels a side
 _WORDS = ("apple", "castle", "cat", "dog", "house", "red", "blue", "sketch", "tree", "flat")
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -34,18 +36,10 @@ def build_tiny_model(
         timestep_spacing="leading",
         set_alpha_to_one=False,
     ).save_pretrained(folder / "scheduler")
-    index = {
+    index = model_index() | {
         "_class_name": f"StableDiffusion{'Inpaint' * (in_channels == 9)}Pipeline",
-        "_diffusers_version": "0.42.1",
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=1), "utf-8")
     return folder

@@ -82,7 +82,7 @@ def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target:
         **scheduler_settings(config),
     }
     _write_json(target / "scheduler" / "scheduler_config.json", scheduler)
-    _write_json(target / "model_index.json", _model_index())
+    _write_json(target / "model_index.json", model_index())
     vae = AutoencoderKL.from_pretrained(sources["vae"], local_files_only=True).eval()
     rows = drawn_rows(corpus, config.everything)
     styles = {corpus.entries[row].style for row in rows}
@@ -154,7 +154,8 @@ def _split_text_projection(folder: Path) -> None:
     _write_json(folder / "config.json", config)
 
 
-def _model_index() -> dict[str, object]:
+def model_index() -> dict[str, object]:
+    """Return what `model_index.json` tells diffusers of a folder's parts."""
     return {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.42.1",
