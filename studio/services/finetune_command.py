@@ -228,7 +228,7 @@ def campaign_reward(studio: Studio, name: str) -> tuple[RewardFunction, tuple[st
     Raises NotFoundError for an unknown campaign, TrainingError when there are too few votes.
     """
     from studio.training.preference.comparisons import comparisons_from_votes
-    from studio.training.preference.reward import fit_reward
+    from studio.training.preference.reward import TRAINED_TOWARDS, fit_reward
     from studio.training.preference.reward_check import held_out_agreement
     from studio.training.rewards import learned_reward
 
@@ -238,13 +238,13 @@ def campaign_reward(studio: Studio, name: str) -> tuple[RewardFunction, tuple[st
     pictures = dict.fromkeys(s for vote in votes for s in (vote.left, vote.right) if s)
     features, encoder = preference.taste.looked_at(list(pictures))
     learned = comparisons_from_votes(votes, features, encoder=(encoder.name, encoder.sha256))
-    reward = fit_reward(learned)
+    reward = fit_reward(learned, TRAINED_TOWARDS)
     if not learned.decisive.any():
         raise TrainingError(
             f"None of the {reward.votes} votes prefers a picture, so there is no taste to learn. "
             "Rate pairs in which one picture is better."
         )
-    agreement = held_out_agreement(learned)
+    agreement = held_out_agreement(learned, TRAINED_TOWARDS)
     _say(
         f"Learned from {reward.votes} votes"
         + (

@@ -134,7 +134,7 @@ def _fit(
     plan: RunPlan, path: Path, preference: Preference
 ) -> Generator[Event, None, dict[str, Any]]:
     from studio.training.preference.comparisons import comparisons_from_votes
-    from studio.training.preference.reward import fit_reward, save_reward
+    from studio.training.preference.reward import TRAINED_TOWARDS, fit_reward, save_reward
     from studio.training.preference.reward_check import held_out_agreement
 
     votes = list(votes_behind(preference, plan.campaign))
@@ -144,7 +144,7 @@ def _fit(
     features, encoder = preference.taste.looked_at(pictures)
     yield StageProgress("taste", 0, 1, None)
     learned = comparisons_from_votes(votes, features, encoder=(encoder.name, encoder.sha256))
-    save_reward(fit_reward(learned), path)
+    save_reward(fit_reward(learned, TRAINED_TOWARDS), path)
     yield StageProgress("taste", 1, 1, None)
-    agreement = held_out_agreement(learned)
+    agreement = held_out_agreement(learned, TRAINED_TOWARDS)
     return {} if agreement is None else {"agreement": asdict(agreement)}

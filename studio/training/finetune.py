@@ -11,7 +11,7 @@ seed and the epoch, so a run that was killed goes on as if it had not been.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.training.guards import EpochFigures, why_to_stop
 from studio.training.nft import NftUpdate
 from studio.training.ppo import PpoUpdate, PromptStatistics, advantages, spread_within
-from studio.training.probes import DIVERSITY, ProbeTools, draw_look, probe
+from studio.training.probes import DIVERSITY, LookPlan, ProbeTools, draw_look, probe
 from studio.training.rewards import Images, RewardFunction
 from studio.training.rollout import (
     RolloutPlan,
@@ -276,16 +276,18 @@ class _Run:
 
     def _look(self, number: int) -> Generator[Event, None, Images]:
         """Draw the film strip of this epoch, each process its part, and store it."""
-        own = yield from self._strip(self.team)
+        own = yield from self._strip(self.config.look, self.team)
         images = np.concatenate(self.team.gathered(own))
         if self.team.leads:
             self.folder.save_picture(number, images)
         return images
 
-    def _strip(self, team: Team) -> Generator[Event, None, Images]:
-        """Draw this process's part of a film strip."""
+    def _strip(
+        self, planned: Callable[[tuple[int, int], int], LookPlan], team: Team
+    ) -> Generator[Event, None, Images]:
+        """Draw this process's part of some pictures, as an artist would."""
         while True:
-            plan = self.config.look(self.model.native_size, self.state.rollout_batch)
+            plan = planned(self.model.native_size, self.state.rollout_batch)
             mine = replace(plan, prompts=team.part(plan.prompts), seeds=team.part(plan.seeds))
             own = yield from self._drawn(draw_look(self.model, self.texts, mine), LOOK)
             if own is not None:
@@ -378,7 +380,7 @@ class _Run:
         if strength < 1:
             sentences.append(
                 f"Kept at {strength:.0%} of its strength: that is predicted to win "
-                f"{self.config.guards.enough:.0%} of the held-out pairs already, and what changes "
+                f"{self.config.guards.enough:.0%} of pairs with the base already, and what changes "
                 "less loses less of its subjects. The ladder has the epochs as they were trained."
             )
         if sentences:
@@ -396,10 +398,10 @@ class _Run:
         if preferred is None or enough >= 1 or not self.state.good_epoch:
             return found
         with adapter_off(self.model.unet):
-            before = yield from self._strip(ALONE)
+            before = yield from self._strip(self.config.settling, ALONE)
         for strength in _STRENGTHS:
             restore_adapter(self.model.unet, weakened(self.good, strength))
-            after = yield from self._strip(ALONE)
+            after = yield from self._strip(self.config.settling, ALONE)
             if preferred(after, before).mean() < enough:
                 break
             found = strength

@@ -26,8 +26,8 @@ class GuardConfig:
     look_factor: float = 2.0  # brightness, saturation, sharpness: times or divided by; learned only
     reach: float = 2.0  # learned only: how far held-out pictures may rise, in standard deviations
     # between the base's pictures of one prompt; votes compared none that lie much further apart
-    enough: float = 0.7  # learned only: share of held-out pairs with the base's pictures that a
-    # result is predicted to win; of its strengths the weakest that does is kept. 1: as trained
+    enough: float = 0.62  # learned only: share of pairs with the base's pictures that a result is
+    # predicted to win; of its strengths the weakest that does is kept. 1: as trained
     patience: int = 4  # epochs in which training rewards may rise while held-out ones fall
 
 

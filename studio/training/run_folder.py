@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from studio.training.rollout import PolicyConfig
 LOOK_SEED = 1000  # of the first picture of each held-out prompt
 PPO, NFT = "ppo", "nft"
 ALGORITHMS = (PPO, NFT)
+_SETTLED_ON = 24  # prompts of the training
 _STRIP = 6  # pictures in a row of the film strip
 
 
@@ -95,6 +96,16 @@ class FineTuneConfig:
         guidance = self.policy.guidance_scale
         size = self.size or native_size
         return LookPlan(self.look_prompts(), seeds, size, self.look_steps, guidance, batch)
+
+    def settling(self, native_size: tuple[int, int], batch: int) -> LookPlan:
+        """Return what is drawn to see how strong a result must be: many prompts, one picture each.
+
+        The held-out ones, and as many as `_SETTLED_ON` of those that were trained on.
+        """
+        step = -(-len(self.prompts) // _SETTLED_ON)
+        prompts = (*self.prompts[::step], *self.held_out)
+        look = self.look(native_size, batch)
+        return replace(look, prompts=prompts, seeds=(LOOK_SEED,) * len(prompts))
 
     def identity(self, base_sha256: str, reward_identity: str) -> dict[str, Any]:
         """Return what must be the same for a run to go on."""

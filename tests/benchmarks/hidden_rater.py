@@ -9,7 +9,7 @@ import numpy as np
 from studio.training.preference.comparisons import Comparisons
 from studio.training.preference.features import load_encoder
 from studio.training.preference.intervals import wilson_interval
-from studio.training.preference.reward import fit_reward
+from studio.training.preference.reward import TRAINED_TOWARDS, fit_reward
 from studio.training.preference.simulated_rater import (
     SimulatedRater,
     Taste,
@@ -75,7 +75,7 @@ class HiddenRater:
             encoder_name=self._encoder.name, encoder_sha256=self._encoder.sha256,
             votes_hash=f"simulated-{self._seed}-{len(self._votes)}",
         )  # fmt: skip
-        return learned_reward(fit_reward(comparisons), self._encoder)
+        return learned_reward(fit_reward(comparisons, TRAINED_TOWARDS), self._encoder)
 
     def utility(self, images: Images) -> np.ndarray:
         """Return hidden utilities in logits, measured against the pool that was voted on first."""

@@ -284,6 +284,15 @@ def test_the_result_is_the_epoch_that_drew_the_held_out_prompts_best(folder, tmp
     assert any(not torch.equal(weight, later[name]) for name, weight in result.items())
 
 
+@pytest.mark.parametrize(("count", "drawn"), [(1, 1), (24, 24), (25, 13), (10_000, 24)])
+def test_a_result_is_settled_on_many_prompts_whatever_their_number(count, drawn):
+    prompts = tuple(f"subject {i}" for i in range(count))
+    plan = FineTuneConfig(prompts, ("cat", "dog"), epochs=1).settling((64, 64), 16)
+    assert len(plan.prompts) == len(plan.seeds) == drawn + 2
+    assert plan.prompts[-2:] == ("cat", "dog")
+    assert set(plan.prompts[:-2]) <= set(prompts)
+
+
 @pytest.mark.parametrize(
     ("wins", "enough", "kept"),
     [

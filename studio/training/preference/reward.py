@@ -39,7 +39,9 @@ from studio.training.preference.projection import (
     mixed,
 )
 
-__all__ = ["Comparisons", "Reward", "RewardConfig", "bradley_terry_loss", "fit_reward"]
+__all__ = [
+    "TRAINED_TOWARDS", "Comparisons", "Reward", "RewardConfig", "bradley_terry_loss", "fit_reward",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -63,6 +65,10 @@ class RewardConfig:
     folds: int = 5  # of the check by cross-validation; each prompt is in one of them
     seed: int = 0  # of the prompts' distribution over the folds
     refit_growth: float = 1.2  # votes grow by this factor before prior and projection are anew
+
+
+TRAINED_TOWARDS = RewardConfig(squares=0)  # linear: pictures leave what was voted on while a model
+# is trained, and a product leads them further astray than a sum (measured, see LOG.md)
 
 
 @dataclass(frozen=True)
