@@ -84,7 +84,7 @@ export async function runForm(onReward, onStarted) {
   }
   function mark() {
     const lines = prompts.value.split("\n").filter((line) => line.trim()).length;
-    count.textContent = `${lines} ${lines === 1 ? "prompt" : "prompts"}${lines >= 3 ? `, of which ${Math.min(6, Math.max(1, Math.floor(lines / 5)))} are only looked at` : ""}`;
+    count.textContent = `${lines} ${lines === 1 ? "prompt" : "prompts"}${lines >= 3 ? `, of which ${Math.min(12, Math.max(1, Math.floor(lines / 5)))} are only looked at` : ""}`;
     for (const button of quick.children) button.setAttribute("aria-pressed", String(Number(minutes.value) === Number(button.dataset.minutes)));
   }
   form.addEventListener("input", changed);

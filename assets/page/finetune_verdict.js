@@ -71,7 +71,7 @@ export function verdictPanel(look, planNext) {
   function renderFate(run) {
     const epoch = epochs(run);
     if (run.kept && run.ladder.includes(run.kept.epoch) && run.kept.epoch !== run.result) epoch.value = run.kept.epoch;
-    const strength = h("input", { type: "range", min: 0, max: 1.5, step: 0.05, value: run.kept?.strength ?? 1, "aria-label": "Strength", oninput: () => { said.textContent = Number(strength.value).toFixed(2); } });
+    const strength = h("input", { type: "range", min: 0, max: 2, step: 0.05, value: run.kept?.strength ?? 1, "aria-label": "Strength", oninput: () => { said.textContent = Number(strength.value).toFixed(2); } });
     const said = h("span", {}, Number(strength.value).toFixed(2));
     const keep = h("button", { type: "button", class: "easel-primary", onclick: () => post(run, "keep", { epoch: Number(epoch.value), strength: Number(strength.value) }, (kept) => {
       document.dispatchEvent(new CustomEvent("easel-adapters"));
@@ -82,7 +82,7 @@ export function verdictPanel(look, planNext) {
         h("button", { type: "button", class: "easel-link", onclick: () => drawWith(run.kept) }, "Draw with it")) : "",
       h("div", { class: "easel-judge-begin" }, epoch, h("label", { class: "easel-range" }, "Strength", strength, said), keep,
         run.state === "trained" ? button("Put it away; its votes and pictures stay", null, () => post(run, "discard", {}), { text: "Discard" }) : null),
-      h("p", { class: "easel-quiet" }, "At strength 0 it draws exactly as the base does, at 1 as it was trained."));
+      h("p", { class: "easel-quiet" }, "At strength 0 it draws exactly as the base does, at 1 as the run ended; 2 is twice as far."));
   }
 
   function drawWith(kept) {

@@ -16,7 +16,7 @@ from studio.core.run import RunPlan
 if TYPE_CHECKING:
     from studio.training.run_folder import FineTuneConfig
 
-MOST_HELD_OUT = 6  # prompts on the film strip
+MOST_HELD_OUT = 12  # prompts on the film strip
 MAX_PROMPTS = 10_000
 MAX_MINUTES = 60 * 24 * 30
 MAX_NAME = 60  # characters

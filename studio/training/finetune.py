@@ -381,7 +381,8 @@ class _Run:
             sentences.append(
                 f"Kept at {strength:.0%} of its strength: that is predicted to win "
                 f"{self.config.guards.enough:.0%} of pairs with the base already, and what changes "
-                "less loses less of its subjects. The ladder has the epochs as they were trained."
+                f"less loses less of its subjects. At strength {1 / strength:.2g} it draws as it "
+                "was trained."
             )
         if sentences:
             yield Notice(" ".join(sentences))
