@@ -30,7 +30,7 @@ STARTER = ModelEntry(
     title="Starter model",
     native_size=(128, 128),
     trained_sizes=((128, 128), (176, 96), (96, 176)),
-    styles=("3d render", "flat illustration", "pencil sketch"),
+    styles=("3d render", "flat illustration", "shaded cartoon", "pencil sketch", "ink drawing"),
 )
 STABLE_DIFFUSION = ModelEntry("sd15", Path("sd15"), "SD 1.5", native_size=(512, 512))
 SHIPPED = tuple(sorted(PRESETS.glob("*.json")))
@@ -68,9 +68,9 @@ def test_presets_for_the_starter_model_use_exactly_its_style_words(shelf: Preset
 
 
 def test_a_preset_with_a_foreign_style_is_marked_with_a_sentence(shelf: PresetShelf) -> None:
-    assert suits(shelf.get("ink"), STARTER) == (
-        "Starter model was not trained for 'ink drawing'; "
-        "it knows 3d render, flat illustration, pencil sketch."
+    assert suits(shelf.get("watercolour"), STARTER) == (
+        "Starter model was not trained for 'watercolour'; "
+        "it knows 3d render, flat illustration, shaded cartoon, pencil sketch, ink drawing."
     )
 
 

@@ -96,11 +96,19 @@ def _what_it_is(model: Examined) -> list[str]:
         "",
         "![One picture a subject from one seed, nothing chosen](samples.png)",
         "",
-        "Prompts look like its captions: `red apple, flat illustration`, `wide shot of a red apple "
-        "on the left, in the desert, at sunset, flat illustration`, `three owls, 3d render`. Its "
+        f"Prompts look like its captions: `red apple, flat illustration`{_composed(model)}. Its "
         "subjects are in [subjects.txt](subjects.txt).",
         "",
     ]
+
+
+def _composed(model: Examined) -> str:
+    if not model.words:
+        return " (it was shown scenes as well, too seldom to compose any)"
+    return (
+        ", `wide shot of a red apple on the left, in the desert, at sunset, flat illustration`, "
+        "`three owls, 3d render`"
+    )
 
 
 def _training(profile: Profile, steps: dict[str, int]) -> list[str]:

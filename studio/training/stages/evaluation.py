@@ -76,6 +76,7 @@ class Examined:
     subjects: frozenset[str]
     split: str  # '' when it was trained without one
     shown_before: frozenset[str] = frozenset()  # styles of which every pair was trained on earlier
+    words: tuple[str, ...] = ()  # of composition, that its scenes taught it
 
     @classmethod
     def read(cls, folder: Path) -> Examined:
@@ -89,6 +90,7 @@ class Examined:
             frozenset(filter(None, map(str.strip, subjects))),
             about.get("split", ""),
             frozenset(about.get("shown_before", ())),
+            tuple(about.get("words", ())),
         )
 
     def parts(self, corpus: Corpus, style: str) -> dict[str, tuple[str, ...]]:

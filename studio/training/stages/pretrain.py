@@ -72,9 +72,9 @@ class Frame:
 
 
 FRAMES: tuple[Frame, ...] = (
-    Frame(128, 128, 0.8, 1600),
-    Frame(176, 96, 0.12, 1200),
-    Frame(96, 176, 0.08, 800),
+    Frame(128, 128, 0.86, 1600),
+    Frame(176, 96, 0.08, 1200),
+    Frame(96, 176, 0.06, 800),
 )
 MONOCHROME = (SKETCH, INK, PICTOGRAM)
 
@@ -97,7 +97,7 @@ class UnetConfig:
     captions_per_picture: int = 2  # one plain, the others with tags
     everything: bool = False  # learn all of the corpus, not the small model's subjects only
     monochrome_share: float = 0.25  # of single subjects: sketches, ink drawings and pictograms
-    scene_share: float = 0.25  # of the square frame
+    scene_share: float = 0.15  # of the square frame; a small model learns few of them
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             steps=4000, learning_rate=6e-4, ema_decay=0.999, checkpoint_every=500

@@ -76,6 +76,7 @@ H200 = Profile(
         ),
         everything=True,
         monochrome_share=0.35,
+        scene_share=0.25,
         captions_per_picture=4,
         loop=LoopConfig(
             steps=60_000,

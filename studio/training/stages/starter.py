@@ -90,7 +90,8 @@ def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target:
         "title": "Easel starter",
         "trained_sizes": [[f.width, f.height] for f in config.frames],
         "styles": [style for style in ALL_STYLES if style in styles],
-        "words": [*SHOTS, *PLACES, *TIMES],
+        "words": [*SHOTS, *PLACES, *TIMES] if config.everything else [],  # the small model was
+        # shown too few scenes to compose any: presets that need those words stay marked
         "split": SPLIT,
     }
     if shown := shown_before(sources["unet"].parent):
