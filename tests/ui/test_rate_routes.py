@@ -215,7 +215,7 @@ def test_a_model_meets_itself_with_an_adapter(lab: Lab):
     chosen = [c["value"] for c in choices if c["value"]["model"] == "tiny"]
     body = {"name": "Adapted?", "prompts": ["a fox"], "contestants": chosen, "steps": 1}
     made = lab.ask("/easel/rate/owner/campaigns", "owner", "POST", body).json()
-    assert made["about"].startswith("tiny against tiny + soft light at 1; 1 prompts")
+    assert made["about"].startswith("tiny against tiny + soft light at 1; 1 prompt, ")
     lab.ask(f"/easel/rate/owner/campaigns/{made['id']}/archive", "owner", "POST", {})
     gone = {"model": "tiny", "adapters": [["gone", "0" * 64, 1.0]]}
     refused = lab.ask(
