@@ -36,7 +36,7 @@ from studio.diffusion.model import LatentDiffusionModel, load_model
 from studio.training.guards import EpochFigures, why_to_stop
 from studio.training.nft import NftUpdate
 from studio.training.ppo import PpoUpdate, PromptStatistics, advantages, spread_within
-from studio.training.probes import DIVERSITY, LookPlan, ProbeTools, draw_look, probe
+from studio.training.probes import DIVERSITY, LookPlan, ProbeTools, draw_look, likeness, probe
 from studio.training.rewards import Images, RewardFunction
 from studio.training.rollout import (
     RolloutPlan,
@@ -52,7 +52,6 @@ from studio.training.stopwatch import Stopwatch
 from studio.training.team import ALONE, Team
 from studio.training.update import DivergedError, Update, UpdateFigures, make_optimizer
 
-_STRENGTHS = (1.0, 0.75, 0.5, 0.25)  # of a result, tried until one is not enough
 SAMPLE, SCORE, ADVANTAGES, UPDATE, LOOK = "sample", "score", "advantages", "update", "look"
 
 
@@ -372,41 +371,39 @@ class _Run:
         """Write the result: of the epochs that were well, the best on the held-out prompts."""
         if not self.team.leads:
             return
-        strength = yield from self._enough()
+        strength = yield from self._settled()
         restore_adapter(self.model.unet, weakened(self.good, strength))
         lineage = self._lineage(self.state.good_epoch) | {"strength": strength}
         path, _ = save_adapter(self.model.unet, self.folder.path, lineage)
         sentences = [self.state.stopped] if self.state.stopped else []
         if strength < 1:
             sentences.append(
-                f"Kept at {strength:.0%} of its strength: that is predicted to win "
-                f"{self.config.guards.enough:.0%} of pairs with the base already, and what changes "
-                f"less loses less of its subjects. At strength {1 / strength:.2g} it draws as it "
-                "was trained."
+                f"Kept at {strength:.0%} of its strength: further on the pictures' subjects begin "
+                f"to fade. At strength {1 / strength:.2g} it draws as it was trained."
             )
         if sentences:
             yield Notice(" ".join(sentences))
         yield StageArtifact("adapter", str(path))
 
-    def _enough(self) -> Generator[Event, None, float]:
-        """Return the weakest strength that the taste is predicted to be content with; else 1.
+    def _settled(self) -> Generator[Event, None, float]:
+        """Return the largest strength, in tenths, at which the pictures stay like the base's.
 
-        Subjects fade as a model moves, the share of pairs that it wins rises ever more slowly: a
-        taste that is easily met needs no more of the way than this.
+        A taste is met early on the way, and subjects fade towards its end (see LOG.md). Likeness
+        falls as strength rises, so a few looks find it.
         """
-        enough, preferred = self.config.guards.enough, self.reward.preferred
-        found, self._calls = 1.0, 0
-        if preferred is None or enough >= 1 or not self.state.good_epoch:
-            return found
+        least, self._calls = self.config.guards.likeness, 0
+        if not self.reward.learned or least <= 0 or not self.state.good_epoch:
+            return 1.0
         with adapter_off(self.model.unet):
             before = yield from self._strip(self.config.settling, ALONE)
-        for strength in _STRENGTHS:
-            restore_adapter(self.model.unet, weakened(self.good, strength))
+        good, wanted = 1, 10  # tenths: the least that is kept, and what is looked at
+        bad = 11
+        while bad - good > 1:
+            restore_adapter(self.model.unet, weakened(self.good, wanted / 10))
             after = yield from self._strip(self.config.settling, ALONE)
-            if preferred(after, before).mean() < enough:
-                break
-            found = strength
-        return found
+            good, bad = (wanted, bad) if likeness(after, before) >= least else (good, wanted)
+            wanted = (good + bad) // 2
+        return good / 10
 
     def _lineage(self, epoch: int) -> dict[str, object]:
         return {

@@ -26,6 +26,7 @@ from studio.diffusion.text import tokenize
 from studio.training.preference.features import load_clip, load_encoder
 from studio.training.rewards import Images, luma, saturation
 from studio.training.rollout import TextFeatures
+from studio.training.stages.judge import features, load_network
 
 FIDELITY = "prompt_fidelity"
 DIVERSITY = "diversity"
@@ -120,6 +121,16 @@ def sharpness(light: NDArray[np.float64]) -> float:
     inner = light[1:-1, 1:-1]
     around = light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:]
     return float(np.abs(4 * inner - around).mean())
+
+
+def likeness(images: Images, others: Images) -> float:
+    """Return the mean cosine of pictures (B, H, W, 3) with those of the same prompts and seeds.
+
+    On features of a frozen classifier (`judge.features`), which tells things, not looks: where it
+    falls by some hundredths, subjects begin to fade, whatever the prompt fidelity says.
+    """
+    network = load_network()
+    return float((features(network, list(images)) * features(network, list(others))).sum(1).mean())
 
 
 def diversity(embedded: Tensor) -> float:

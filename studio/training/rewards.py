@@ -36,8 +36,6 @@ class RewardFunction:
     score: Callable[[Images, Sequence[str]], Tensor]  # the higher the better
     learned: bool = False  # from votes, so that it can be wrong about pictures it never saw
     lineage: Mapping[str, object] = field(default_factory=dict)  # where it comes from, as JSON
-    preferred: Callable[[Images, Images], Tensor] | None = None  # (after, before) -> (B,):
-    # probability that a rater prefers the former; only votes tell
 
     def __call__(self, images: Images, prompts: Sequence[str]) -> Tensor:
         """Images (B, H, W, 3) of bytes and a prompt each -> rewards (B,) in fp32."""
@@ -115,12 +113,9 @@ def learned_reward(reward: Reward, encoder: Encoder, k: float = 1.0) -> RewardFu
     def score(images: Images, _prompts: Sequence[str]) -> Tensor:
         return torch.from_numpy(reward.lower_bound(encoder.embed(images), k))
 
-    def preferred(after: Images, before: Images) -> Tensor:
-        return torch.from_numpy(reward.win_probability(encoder.embed(after), encoder.embed(before)))
-
     identity = f"votes:{reward.votes_hash}:{encoder.sha256}:{k:g}"
     lineage = {"votes": reward.votes, "votes_sha256": reward.votes_hash, "encoder": encoder.sha256}
-    return RewardFunction("taste", identity, score, True, lineage, preferred)
+    return RewardFunction("taste", identity, score, learned=True, lineage=lineage)
 
 
 def _jpeg_bytes(image: NDArray[np.uint8]) -> int:
