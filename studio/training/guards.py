@@ -26,7 +26,7 @@ class GuardConfig:
     look_factor: float = 2.0  # brightness, saturation, sharpness: times or divided by; learned only
     reach: float = 2.0  # learned only: how far held-out pictures may rise, in standard deviations
     # between the base's pictures of one prompt; votes compared none that lie much further apart
-    likeness: float = 0.965  # learned only: how like the base's a result's pictures stay, see
+    likeness: float = 0.974  # learned only: how like the base's a result's pictures stay, see
     # probes.py; subjects fade below it (measured). A result is weakened until they are; 0: never
     patience: int = 4  # epochs in which training rewards may rise while held-out ones fall
 
