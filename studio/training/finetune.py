@@ -328,7 +328,8 @@ class _Run:
         if planned and self.state.epoch:
             each = self.state.spent / self.state.epoch
             left = max(0.0, each * (planned - self.state.epoch) - self._watch.seconds)
-        about = {"epoch": float(self.state.epoch + 1), "epochs": float(planned)}
+        epoch = min(self.state.epoch + 1, planned or self.state.epoch + 1)
+        about = {"epoch": float(epoch), "epochs": float(planned)}
         return StageProgress(phase, self._calls, self._calls_an_epoch(), left, about)
 
     def _calls_an_epoch(self) -> int:
