@@ -11,10 +11,11 @@ import stat
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psycopg
 import pytest
@@ -26,6 +27,12 @@ from tests.debian import find_postgres
 # Runs a test on both: the fixture `database` takes the parameter.
 on_both_databases = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 PASSWORD = "easel-tests"
+ON_LOOPBACK = MappingProxyType(
+    {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": "60"}
+)
+FOR_TESTS = MappingProxyType(
+    {"fsync": "off", "shared_buffers": "32MB"}  # no machine is switched off during the tests
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,9 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(
+    settings: Mapping[str, str] = FOR_TESTS,
+) -> Iterator[PostgresServer]:
     """Start a server with an empty cluster; stop it and remove the cluster afterwards.
 
     It ends with this process too, whatever ends that.
@@ -77,7 +86,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         _hand_over(folder, owner)
         _initialise(programs, folder, owner)
         port = _free_port()
-        process = _start(programs, folder, owner, port)
+        process = _start(programs, folder, owner, settings | {"port": str(port)})
         try:
             _wait_until_ready(programs, port, process)
             server = PostgresServer(port)
@@ -127,17 +136,13 @@ def _initialise(programs: Path, folder: Path, owner: pwd.struct_passwd | None) -
 
 
 def _start(
-    programs: Path, folder: Path, owner: pwd.struct_passwd | None, port: int
+    programs: Path, folder: Path, owner: pwd.struct_passwd | None, settings: Mapping[str, str]
 ) -> subprocess.Popen:
-    settings = {
-        "port": port,
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": "",
-        "fsync": "off",  # the machine is not switched off during the tests
-        "max_connections": 60,
-        "shared_buffers": "32MB",
-    }
-    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    options = [
+        word
+        for name, value in (settings | ON_LOOPBACK).items()
+        for word in ("-c", f"{name}={value}")
+    ]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
             [*_as(owner), programs / "postgres", "-D", folder / "cluster", *options],

@@ -61,7 +61,7 @@ function renderList() {
 function row(entry) {
   const use = chosen.find((other) => other.sha256 === entry.sha256);
   const said = h("output", {}, use ? writes(use.strength) : "");
-  const strength = h("input", { type: "range", min: 0, max: Math.max(1.5, use?.strength ?? 0), step: 0.05, value: use?.strength ?? entry.strength, disabled: !use, "aria-label": `Strength of ${entry.name}`, oninput: () => {
+  const strength = h("input", { type: "range", min: 0, max: Math.max(2, use?.strength ?? 0), step: 0.05, value: use?.strength ?? entry.strength, disabled: !use, "aria-label": `Strength of ${entry.name}`, oninput: () => {
     chosen = chosen.map((other) => (other.sha256 === entry.sha256 ? { ...other, strength: Number(strength.value) } : other));
     said.textContent = writes(strength.value);
     keep(250);

@@ -49,7 +49,8 @@ export function icon(name) {
 
 export function button(label, glyph, onclick, attributes = {}) {
   const { text, ...rest } = attributes;
-  return h("button", { type: "button", class: "easel-icon", "aria-label": label, title: label, onclick, ...rest },
+  const name = !text || label.toLowerCase().includes(text.toLowerCase()) ? label : `${text}: ${label}`; // one says what one sees
+  return h("button", { type: "button", class: "easel-icon", "aria-label": name, title: label, onclick, ...rest },
     glyph ? icon(glyph) : null, text || null);
 }
 

@@ -5,6 +5,7 @@ import { runForm } from "./finetune_form.js";
 import { runPlots } from "./finetune_plots.js";
 import { epochBesideBase, filmStrip } from "./finetune_strip.js";
 import { verdictPanel } from "./finetune_verdict.js";
+import { openTab } from "./tasks.js";
 
 const QUICK = 900; // milliseconds between two looks while a run is at work
 const SLOW = 4000;
@@ -14,7 +15,7 @@ const PHASES = { wait: "waiting for its turn", load: "loading the base model", t
 let parts = null;
 let form = null;
 let state = null;
-let wanted = ""; // the run that is looked at; empty: whichever is likeliest
+let wanted = ""; // the run that is looked at; empty until the likeliest is known
 let planning = false; // the form is open although there is a run
 let chosen = 0; // the epoch that lies beside the base; 0: the newest
 let timer = null;
@@ -43,7 +44,7 @@ async function ask_() {
   try {
     const query = new URLSearchParams({ known: state?.version || "", run: wanted, reward: form?.reward() || "taste" });
     const answer = await ask(`/easel/finetune/state?${query}`);
-    if (answer) { state = answer; render(); }
+    if (answer) { state = answer; wanted ||= answer.run?.id || ""; render(); }
   } catch (error) {
     parts.health.textContent = error.message;
   }
@@ -61,7 +62,7 @@ function step(number, title, ...content) {
 
 function build() {
   const made = {
-    share: h("strong", { class: "easel-share" }), words: h("p", {}),
+    share: h("strong", { class: "easel-share" }), words: h("p", {}), rate: h("button", { type: "button", class: "easel-link", hidden: true, onclick: () => openTab("Rate") }, "To the Rate tab"),
     loved: h("div", { class: "easel-taste-row" }), hated: h("div", { class: "easel-taste-row" }),
     plan: h("div", { class: "easel-plan", hidden: true }), // until it is known whether there is a run
     name: h("h3", {}), about: h("p", { class: "easel-quiet" }), health: h("p", { class: "easel-health", role: "status" }),
@@ -81,7 +82,7 @@ function build() {
   made.verdict = step(3, "Verdict", made.judge.root);
   made.verdict.hidden = true;
   made.root = h("div", {},
-    step(1, "Taste", h("div", { class: "easel-taste-words" }, made.share, made.words), made.tastes),
+    step(1, "Taste", h("div", { class: "easel-taste-words" }, made.share, made.words, made.rate), made.tastes),
     step(2, "Train", made.runs, made.plan, made.run),
     made.verdict);
   return made;
@@ -130,6 +131,7 @@ function renderTaste(taste) {
   row(parts.loved, taste.loved || []);
   row(parts.hated, taste.hated || []);
   parts.tastes.hidden = !taste.loved?.length;
+  parts.rate.hidden = taste.votes > 0;
 }
 
 function renderList() {

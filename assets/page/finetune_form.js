@@ -1,6 +1,6 @@
 // What a run is trained on: prompts, a reward, a base, minutes; and, folded, the papers' knobs.
 
-import { ask, h, sorry, tell } from "./dom.js";
+import { ask, h, sorry, tell, toast } from "./dom.js";
 
 const PAUSE = 500; // milliseconds of not typing until the form is kept
 const MINUTES = [5, 15, 30, 60, 180];
@@ -43,11 +43,14 @@ export async function runForm(onReward, onStarted) {
   const knobs = choices.knobs.map((knob) => ({ knob, input: h("input", { type: "number", name: knob.name, min: knob.low, max: knob.high, step: knob.whole ? 1 : "any", value: kept.settings?.[knob.name] ?? knob.default, required: true }) }));
   const expert = h("details", { class: "easel-expert" }, h("summary", {}, "Expert"),
     h("div", { class: "easel-fields" },
-      field("Algorithm", algorithm, "The forward process learns most a minute; PPO is the classic."),
+      field("Algorithm", algorithm, "Both learn much in minutes. PPO judges each step of a drawing, the forward process finished pictures."),
       field("Epochs at most", epochs, "0: as many as the minutes allow."),
       field("Seed", seed, "The same seed gives the same run."),
-      knobs.map(({ knob, input }) => field(`${knob.title} (${knob.paper})`, input, `${knob.hint} Default ${knob.default}.`))),
+      knobs.map((each) => (each.field = field(`${each.knob.title} (${each.knob.paper})`, each.input, `${each.knob.hint} Default ${each.knob.default}.`)))),
     h("button", { type: "button", class: "easel-link", onclick: () => { for (const { knob, input } of knobs) input.value = knob.default; changed(); } }, "All back to their defaults"));
+  const onlyWhatActs = () => knobs.forEach(({ knob, field: shown }) => shown.toggleAttribute("hidden", Boolean(knob.algorithm) && knob.algorithm !== algorithm.value));
+  algorithm.addEventListener("change", onlyWhatActs);
+  onlyWhatActs();
   const anyway = h("input", { type: "checkbox", name: "anyway" });
   const nevertheless = h("label", { class: "easel-tick", hidden: true }, anyway, "Begin nevertheless");
   const why = h("p", { class: "easel-problem", role: "alert", hidden: true });
@@ -63,6 +66,7 @@ export async function runForm(onReward, onStarted) {
   function takePrompts(select) {
     if (!select.value) return;
     ask(`/easel/finetune/prompts?source=${encodeURIComponent(select.value)}`).then((answer) => {
+      if (!answer.prompts.length) toast("No picture has a star yet; press S on those whose prompts you want.");
       const lines = new Set([...prompts.value.split("\n"), ...answer.prompts].map((line) => line.trim()).filter(Boolean));
       prompts.value = [...lines].join("\n");
       changed();
@@ -84,7 +88,8 @@ export async function runForm(onReward, onStarted) {
   }
   function mark() {
     const lines = prompts.value.split("\n").filter((line) => line.trim()).length;
-    count.textContent = `${lines} ${lines === 1 ? "prompt" : "prompts"}${lines >= 3 ? `, of which ${Math.min(12, Math.max(1, Math.floor(lines / 5)))} are only looked at` : ""}`;
+    const seen = Math.min(12, Math.max(1, Math.floor(lines / 5)));
+    count.textContent = `${lines} ${lines === 1 ? "prompt" : "prompts"}${lines >= 3 ? `, of which ${seen} ${seen === 1 ? "is" : "are"} only looked at` : ""}`;
     for (const button of quick.children) button.setAttribute("aria-pressed", String(Number(minutes.value) === Number(button.dataset.minutes)));
   }
   form.addEventListener("input", changed);
@@ -130,6 +135,7 @@ export async function runForm(onReward, onStarted) {
     seed.value = next.seed;
     algorithm.value = next.settings.algorithm || choices.algorithm;
     for (const { knob, input } of knobs) input.value = next.settings[knob.name] ?? knob.default;
+    onlyWhatActs();
     changed();
   }
   offerRewards(choices, kept.reward);

@@ -75,7 +75,7 @@ export function runPlots() {
     reward: plot("Reward", "How well the pictures please: those it trains on, and held-out prompts. Both should rise; when only the first does, it has begun to cheat.",
       [["training", (row) => (row.epoch ? row.reward_mean : null)], ["held out", (row) => row.reward_held_out]]),
     kl: plot("Distance from the base (KL)", "How far each step has moved from the base model, in nats. It stops at the dashed budget.", [["KL", (row) => row.kl]], { zero: true }),
-    clip: plot("Clip fraction", "Share of steps that wanted to go further than one update may. Above a half it learns too hastily.", [["clipped", (row) => (row.epoch ? row.clip_fraction : null)]], { zero: true, write: percent }),
+    clip: plot("Clip fraction", "Share of steps that wanted to go further than one update may. Above a half it learns too hastily. Always 0 with one update an epoch, and with the forward process.", [["clipped", (row) => (row.epoch ? row.clip_fraction : null)]], { zero: true, write: percent }),
     diversity: plot("Diversity", "How different the pictures still are from each other. It stops at the dashed line.", [["diversity", (row) => row.probes?.diversity]], {}),
     probes: plot("What else changed", "Things nobody asked for, against the base. Large changes that you did not want are a reason to stop.",
       [["brightness", relative("brightness")], ["colour", relative("saturation")], ["sharpness", relative("sharpness")], ["prompt", relative("prompt_fidelity")]], { write: (share) => `${share >= 0 ? "+" : ""}${Math.round(100 * share)} %` }),

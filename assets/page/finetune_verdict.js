@@ -22,7 +22,7 @@ export function verdictPanel(look, planNext) {
   let marks = [];
 
   function update(run) {
-    const wanted = [JSON.stringify([run.id, run.verdicts, run.ladder]), JSON.stringify([run.id, run.state, run.kept, run.ladder]), JSON.stringify([run.id, run.state, run.kept])];
+    const wanted = [JSON.stringify([run.id, run.verdicts, run.ladder]), JSON.stringify([run.id, run.state, run.kept, run.ladder]), JSON.stringify([run.id, run.state, run.kept, run.ladder])];
     [renderAsked, renderFate, renderMore].forEach((render, at) => { if (marks[at] !== wanted[at]) render(run); });
     marks = wanted;
   }
@@ -32,12 +32,14 @@ export function verdictPanel(look, planNext) {
   // ---------------------------------------------------------------- blind pairs
 
   function renderAsked(run) {
+    if (!judged(run).length) return asked.replaceChildren(h("p", {}, "No epoch of it was kept, so there is nothing to judge. More prompts or more votes help; begin a new run."));
     const pairs = h("select", { "aria-label": "Pairs" }, PAIRS.map((n) => h("option", { value: n }, `${n} pairs`)));
     const epoch = epochs(run);
     const begin = h("button", { type: "button", class: run.verdicts.length ? "easel-push" : "easel-primary", onclick: () => post(run, "verdict", { epoch: Number(epoch.value), pairs: Number(pairs.value) }) }, run.verdicts.length ? "Compare again" : "Compare blindly");
     asked.replaceChildren(
       ...run.verdicts.map((verdict) => comparison(run, verdict)),
-      h("p", { class: "easel-quiet" }, run.verdicts.length ? "Another epoch, or more pairs:" : "Base against tuned, on prompts that it was not trained on. You do not see which is which."),
+      run.result ? "" : h("p", {}, `It stopped before any epoch was well enough to be its result. What epoch ${judged(run).at(-1)} draws can be judged, kept or rated nevertheless.`),
+      h("p", { class: "easel-quiet" }, run.verdicts.length ? "Another epoch, or more pairs:" : `Base against tuned, ${run.apart ? "on prompts that it was not trained on" : "on the prompts that it was trained on, since there are fewer than three"}. You do not see which is which.`),
       h("div", { class: "easel-judge-begin" }, epoch, pairs, begin));
   }
 
@@ -64,11 +66,14 @@ export function verdictPanel(look, planNext) {
       h("p", {}, outcome.sentence));
   }
 
-  const epochs = (run) => h("select", { "aria-label": "Epoch" }, [...run.ladder].reverse().map((epoch) => h("option", epoch === run.result ? { value: 0, selected: true } : { value: epoch }, epoch === run.result ? `Epoch ${epoch} (the result)` : `Epoch ${epoch}`)));
+  // Epoch 0 is the base itself: the result of a run that was stopped before it had one.
+  const judged = (run) => run.ladder.filter(Boolean);
+  const epochs = (run) => h("select", { "aria-label": "Epoch" }, judged(run).reverse().map((epoch) => h("option", epoch === run.result ? { value: 0, selected: true } : { value: epoch }, epoch === run.result ? `Epoch ${epoch} (the result)` : `Epoch ${epoch}`)));
 
   // ---------------------------------------------------------------- keep or not
 
   function renderFate(run) {
+    if (!judged(run).length) return fate.replaceChildren();
     const epoch = epochs(run);
     if (run.kept && run.ladder.includes(run.kept.epoch) && run.kept.epoch !== run.result) epoch.value = run.kept.epoch;
     const strength = h("input", { type: "range", min: 0, max: 2, step: 0.05, value: run.kept?.strength ?? 1, "aria-label": "Strength", oninput: () => { said.textContent = Number(strength.value).toFixed(2); } });
@@ -82,7 +87,7 @@ export function verdictPanel(look, planNext) {
         h("button", { type: "button", class: "easel-link", onclick: () => drawWith(run.kept) }, "Draw with it")) : "",
       h("div", { class: "easel-judge-begin" }, epoch, h("label", { class: "easel-range" }, "Strength", strength, said), keep,
         run.state === "trained" ? button("Put it away; its votes and pictures stay", null, () => post(run, "discard", {}), { text: "Discard" }) : null),
-      h("p", { class: "easel-quiet" }, "At strength 0 it draws exactly as the base does, at 1 as the run ended; 2 is twice as far."));
+      h("p", { class: "easel-quiet" }, "At strength 0 it draws exactly as the base does, at 1 as the run left it; 2 is twice as far."));
   }
 
   function drawWith(kept) {
@@ -93,11 +98,12 @@ export function verdictPanel(look, planNext) {
   // ---------------------------------------------------------------- and then
 
   function renderMore(run) {
+    if (!judged(run).length) return more.replaceChildren();
     more.replaceChildren(
       h("a", { class: "easel-icon", href: `/easel/finetune/runs/${run.id}/export.zip`, download: "" }, "Take it along (zip with model card)"),
       button("A campaign about the tuned model's pictures and the base's; what you vote there teaches the next run", null, () => post(run, "rate-on", {}, (answer) => toast(answer.sentence, { label: "To the Rate tab", run: () => openTab("Rate") })), { text: "Rate the new pictures" }),
       button("Another run that begins where this one ended, with what your votes have taught since", null, () => planNext(run), { text: "Go on from here", disabled: !run.kept }),
-      h("p", { class: "easel-quiet" }, "To be rated, it draws at twice the strength that it was trained to: where it is leading is plain to see then, and your votes for or against it correct the way. Two of its pictures stand beside each other, or one beside the base's; you do not see which. The next run begins with what you kept, and learns from these votes and the earlier ones."));
+      h("p", { class: "easel-quiet" }, "To be rated, it draws at twice the strength, counted from the epoch as it was trained: where it is leading is plain to see then, and your votes for or against it correct the way. Two of its pictures stand beside each other, or one beside the base's; you do not see which. The next run begins with what you kept, and learns from these votes and the earlier ones."));
   }
 
   return { root: box, update };

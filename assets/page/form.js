@@ -8,12 +8,14 @@ import { follow, onView } from "./stage.js";
 import { showPane, TASKS } from "./tasks.js";
 
 const PAUSE = 450; // milliseconds of rest before the form is saved
+const PROBLEM = ".easel-problem[data-field]"; // what the form was refused for
 let saving = null;
 
 export function mountForm(panel) {
   for (const kind of ["input", "change", "click"]) panel.addEventListener(kind, () => rememberSoon(), true);
   panel.addEventListener("input", (event) => clearProblem(event.target));
   document.addEventListener("click", act);
+  document.addEventListener("pointerdown", (event) => { if (event.target.closest?.(".easel-canvas")) forgetProblems(); }, true); // a stroke
   window.addEventListener("pagehide", keepPrompt);
   onOutcome(show);
   // Some of them are built later than others, on a slow machine well after this.
@@ -77,7 +79,7 @@ function act(event) {
 
 function show(outcome) {
   const answered = outcome.error || outcome.submitted || outcome.source; // what is only kept answers nothing
-  if (answered) document.querySelectorAll("[class*=easel-field-] + .easel-problem").forEach((line) => line.remove());
+  if (answered) forgetProblems();
   if (outcome.error) showProblem(outcome.error);
   if (outcome.said) toast(outcome.said, outcome.undo ? { label: "Undo", run: () => command("earlier", { key: outcome.undo }) } : null);
   if (outcome.earlier) showEarlier(outcome.earlier);
@@ -103,16 +105,21 @@ function showProblem({ field, sentence, details }) {
   const folded = place.closest("#easel-more, #easel-negative, #easel-extend");
   const opener = folded?.querySelector("button.label-wrap");
   if (opener && !opener.classList.contains("open")) opener.click();
-  place.after(h("p", { class: "easel-problem", role: "alert" }, sentence));
+  const line = h("p", { class: "easel-problem", role: "alert", "data-field": field }, sentence);
+  (place.closest(".easel-row") || place).after(line); // below the whole row, where there is room
   place.querySelector("input, textarea")?.focus();
+  line.scrollIntoView({ block: "nearest" });
 }
 
 // Whether a control belongs to the open tab; one that is only folded away can be unfolded.
 const isReachable = (place) => place.offsetParent !== null || Boolean(place.closest("#easel-more, #easel-negative, #easel-extend")?.offsetParent);
 
+const forgetProblems = () => document.querySelectorAll(PROBLEM).forEach((line) => line.remove());
+
 function clearProblem(target) {
   const block = target.closest("[class*=easel-field-]");
-  if (block?.nextElementSibling?.classList.contains("easel-problem")) block.nextElementSibling.remove();
+  if (!block) return;
+  for (const line of document.querySelectorAll(PROBLEM)) if (block.classList.contains(`easel-field-${line.dataset.field}`)) line.remove();
 }
 
 function showModel({ name, title, pictured }) {

@@ -37,9 +37,14 @@ export function mountGallery(root) {
   begin();
 }
 
-// The search and the filters are there again after a reload.
+// The search and the filters are there again after a reload; what was typed or chosen meanwhile stays.
 async function begin() {
-  try { Object.assign(filter, await ask("/easel/kept/gallery")); } catch (error) { sorry(error); }
+  const usual = { ...filter };
+  try {
+    const kept = await ask("/easel/kept/gallery");
+    for (const name of Object.keys(kept)) if (filter[name] === usual[name]) filter[name] = kept[name];
+  } catch (error) { sorry(error); }
+  if (parts.search.value) filter.search = parts.search.value;
   parts.search.value = filter.search;
   showFilter();
   new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting)) loadMore(); }, { rootMargin: "600px" }).observe(parts.end);
@@ -120,7 +125,7 @@ function showCount(total) {
   document.querySelector("#easel-count").textContent = `${total.toLocaleString()} ${total === 1 ? "picture" : "pictures"}`;
 }
 
-// New pictures come in at the top without disturbing where one is.
+// New pictures come in without disturbing where one is; older ones than those on view wait further down.
 async function freshen() {
   if (filter.set) return reload(); // a new panel has a place of its own
   const mine = turn;
@@ -128,9 +133,12 @@ async function freshen() {
     const page = await ask(`/easel/pictures?${query()}`);
     if (mine !== turn) return;
     const known = new Set(pictures.map((picture) => picture.id));
-    const fresh = page.pictures.filter((picture) => !known.has(picture.id));
+    const oldest = more ? Math.min(...known) : 0;
+    const fresh = page.pictures.filter((picture) => !known.has(picture.id) && picture.id > oldest);
+    const at = pictures[cursor]?.id;
     pictures.unshift(...fresh);
-    if (cursor >= 0) cursor += fresh.length;
+    if (!filter.taste) pictures.sort((a, b) => b.id - a.id); // one that came back has its old place
+    cursor = pictures.findIndex((picture) => picture.id === at);
     showCount(page.total);
     render(true);
   } catch (error) { sorry(error); }

@@ -1,6 +1,6 @@
 // Header chips, the list of what waits, the Cancel button and the window's title.
 
-import { button, clip, duration, h, icon, sorry, tell } from "./dom.js";
+import { button, clip, duration, h, sorry, tell, toast } from "./dom.js";
 import { lookNow, onState, studio } from "./state.js";
 import { doing } from "./stage.js";
 
@@ -47,14 +47,15 @@ function toggleList(force) {
 const act = (job, verb, body) => tell(`/easel/jobs/${job.id}/${verb}`, body).then(lookNow, sorry);
 
 function renderList(state) {
-  const mark = JSON.stringify(state.queue.map((job) => [job.id, job.state, job.position, percent(job), duration(job.seconds_left)]));
+  const mark = JSON.stringify([state.background, ...state.queue.map((job) => [job.id, job.state, job.position, percent(job), duration(job.seconds_left)])]);
   if (list.dataset.mark === mark) return;
   list.dataset.mark = mark;
-  if (!state.queue.length) return list.replaceChildren(h("p", { class: "easel-quiet" }, "Nothing is being drawn and nothing waits."));
+  if (!state.queue.length) return list.replaceChildren(h("p", { class: "easel-quiet" }, state.background ? `No picture waits. ${state.background}.` : "Nothing is being drawn and nothing waits."));
   const last = state.queue.length - 1;
-  list.replaceChildren(h("ol", {}, state.queue.map((job, at) => h("li", { class: job.state },
+  const all = h("p", { class: "easel-queue-all" }, h("button", { type: "button", class: "easel-link", onclick: cancelAll }, `Cancel all ${state.queue.length}`));
+  list.replaceChildren(...(last ? [all] : []), h("ol", {}, state.queue.map((job, at) => h("li", { class: job.state },
     h("span", { class: "easel-place" }, job.state === "running" ? "now" : String(job.position)),
-    h("span", { class: "easel-what" }, clip(job.label || job.prompt || "No prompt", 60),
+    h("span", { class: "easel-what" }, clip([job.label, job.prompt].filter(Boolean).join(": ") || "No prompt", 60),
       h("small", {}, job.state === "running" ? `${percent(job)} ${job.seconds_left === null ? "" : `· ${duration(job.seconds_left)} left`}` : `${job.count} ${job.count === 1 ? "picture" : "pictures"}`)),
     job.state === "queued" ? button("Draw it earlier", "up", () => act(job, "move", { places: -1 }), { disabled: job.position <= 1 }) : null,
     job.state === "queued" ? button("Draw it later", "down", () => act(job, "move", { places: 1 }), { disabled: at === last }) : null,
@@ -77,6 +78,15 @@ export function mountCancel(root) {
     words.replaceChildren("Cancel", h("small", {}, how));
     bar.title = how;
   });
+}
+
+// The last one first, so that none begins meanwhile.
+async function cancelAll() {
+  try {
+    for (const job of [...studio.state.queue].reverse()) await tell(`/easel/jobs/${job.id}/cancel`);
+    toast("All is cancelled; what was finished is kept.");
+  } catch (error) { sorry(error); }
+  lookNow();
 }
 
 export function cancelFirst() {

@@ -12,6 +12,7 @@ let shown = "";
 let rater = { name: "", fixed: false };
 let role = "rater";
 let strategies = []; // {name, title}: how a campaign's next pairs may be chosen
+const kept = { pseudonyms: false, without_recipes: false }; // what an export leaves out
 const taste = tastePanel();
 
 export function mountRate(root) {
@@ -50,11 +51,21 @@ function render(answer) {
   const open = answer.campaigns.filter((campaign) => campaign.state !== "archived");
   const archived = answer.campaigns.filter((campaign) => campaign.state === "archived");
   parts.list.replaceChildren(
-    ...(open.length ? open.map(card) : [h("p", { class: "easel-quiet easel-rate-empty" }, role === "owner"
-      ? "No campaign yet. A campaign is a set of prompts and the models to compare; begin one below."
-      : "Nothing to rate at the moment. This page looks again by itself.")]),
+    ...(open.length ? open.map(card) : [nothing(archived.length)]),
     archived.length ? h("details", { class: "easel-rate-archive" }, h("summary", {}, `Archived (${archived.length})`), archived.map(card)) : "");
   if (role === "owner" && !parts.form.childElementCount) parts.form.replaceChildren(campaignForm(look));
+}
+
+function nothing(archived) {
+  const say = (...told) => h("div", { class: "easel-quiet easel-rate-empty" }, told);
+  if (role !== "owner") return say("Nothing to rate at the moment. This page looks again by itself.");
+  const plan = () => {
+    const box = parts.form.querySelector("details");
+    box.open = true;
+    box.querySelector("summary").focus();
+  };
+  return say(h("p", {}, `${archived ? "No campaign is open." : "No campaign yet."} A campaign is a set of prompts and the models to compare.`),
+    h("button", { type: "button", class: "easel-primary", onclick: plan }, "Plan a campaign"));
 }
 
 function renderWho() {
@@ -108,8 +119,26 @@ function tools(campaign) {
     h("span", { class: "easel-gap" }),
     link(`report/${campaign.id}.html`, "Study report"),
     link(`report/${campaign.id}.csv`, "CSV"),
-    campaign.votes ? h("a", { class: "easel-icon", href: `/easel/rate/owner/export/${campaign.id}.zip`, download: `${campaign.name}.zip`, title: "The votes with their pictures, for another studio to take in" }, "Export votes") : null,
+    campaign.votes ? leaving(campaign) : null,
     campaign.state === "running" ? chooser(campaign) : null);
+}
+
+// The votes as a zip, and what of them stays here: one choice for all campaigns.
+function leaving(campaign) {
+  const choice = (name, words, title) => {
+    const box = h("input", { type: "checkbox", name, checked: kept[name], onchange: () => { kept[name] = box.checked; chosen(); } });
+    return h("label", { class: "easel-campaign-choice", title }, box, words);
+  };
+  return [h("a", { class: "easel-icon", "data-export": campaign.id, href: exported(campaign.id), download: `${campaign.name}.zip`, title: "The votes with their pictures, for another studio to take in" }, "Export votes"),
+    choice("pseudonyms", "without names", "Each rater gets another name, the same in every export"),
+    choice("without_recipes", "without recipes", "Pictures leave without prompt, seed and model in their files; each vote still tells its prompt")];
+}
+
+const exported = (id) => `/easel/rate/owner/export/${id}.zip?${new URLSearchParams(kept)}`;
+
+function chosen() {
+  for (const link of parts.list.querySelectorAll("[data-export]")) link.href = exported(link.dataset.export);
+  for (const box of parts.list.querySelectorAll("input[name]")) if (box.name in kept) box.checked = kept[box.name];
 }
 
 // How the next pair is chosen, switched while people rate.

@@ -32,7 +32,7 @@ function content(taste) {
   const rows = [
     row("Your taste, predicted", taste.predicted, "by cross-validation over prompts"),
     row("On random pairs kept aside", taste.held_out, "that nothing learned from"),
-    row("Raters agree with themselves", taste.consistency, "on pairs asked twice: the ceiling"),
+    row("Raters agree with themselves", taste.consistency, "on pairs decided twice: the ceiling"),
   ];
   return [
     h("h3", {}, "What the votes are good for"),

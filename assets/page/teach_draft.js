@@ -60,6 +60,7 @@ export function draftPart(changed) {
   async function take(chosen) {
     if (taking) return toast("One moment; the last files are still being looked at.");
     taking = true;
+    why.hidden = true;
     if (!draft) await changed();
     refused.replaceChildren();
     const texts = new Map();

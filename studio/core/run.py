@@ -29,6 +29,7 @@ class RunPlan:
     epochs: int = 0  # 0: as many as the minutes allow
     seed: int = 0
     start: str = ""  # sha256 of the adapter to go on from; empty: the base alone
+    start_strength: float = 1.0  # of that adapter, as it was kept
     settings: Mapping[str, Any] = field(default_factory=dict)  # knobs by name
 
 

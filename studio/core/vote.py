@@ -1,14 +1,15 @@
 """`Vote`: one answer of one rater, and `Undo`, the event that takes it back.
 
 A vote is never rewritten. Most compare two pictures of one prompt; stars and ratings that were
-given in other tabs are votes on one picture, so that the same reward can learn from them.
+given in other tabs are votes on one picture. Where one rater's ratings of a prompt's pictures
+differ, the same reward learns from them as from pairs; a star compares nothing and teaches nothing.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from studio.core.errors import VoteRefusedError
@@ -22,7 +23,8 @@ DECISIVE = frozenset(("left", "right"))
 MAX_NAME_CHARACTERS = 200  # of raters, campaigns, sessions and identifiers
 MAX_TEXT_CHARACTERS = 20_000  # of prompts
 MAX_RESPONSE_MS = 24 * 3600 * 1000
-_MIRRORED = MappingProxyType({"left": "right", "right": "left"})
+_UNREADABLE = re.compile("[\\0\\ud800-\\udfff]")  # halves of characters: no database keeps them
+_SHA256 = re.compile("[0-9a-f]{64}")  # patterns, since a million votes are checked as they are read
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,15 @@ class Vote:
         """The sha256 of the preferred picture, or None."""
         return {"left": self.left, "right": self.right}.get(self.choice)
 
-    def agrees_with(self, other: Vote) -> bool:
-        """Whether both say the same about the same two pictures, whichever sides they stood on."""
-        swapped = (self.left, self.right) == (other.right, other.left)
-        return self.choice == (
-            _MIRRORED.get(other.choice, other.choice) if swapped else other.choice
-        )
+    def repeats_decision(self, first: Vote) -> bool | None:
+        """Whether a repeat prefers the picture that the first vote preferred, on whichever side.
+
+        None where that tells nothing: not decided both times, or about other pictures.
+        """
+        same = {self.left, self.right} == {first.left, first.right}
+        if not (same and self.is_decisive and first.is_decisive):
+            return None
+        return self.winner == first.winner
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, ready for JSON; `vote_from_dict` gives an equal vote."""
@@ -97,10 +102,15 @@ class Tally:
     skips: int = 0  # not in `votes`
     on_one_picture: int = 0  # stars and ratings; not in `votes`
     held_out: int = 0  # of `votes`
-    repeats: int = 0  # of `votes`: pairs asked again
-    repeats_same: int = 0  # of `repeats`: answered as before
+    repeats: int = 0  # of `votes`: pairs asked again and decided both times
+    repeats_same: int = 0  # of `repeats`: decided as before
     undone: int = 0  # taken back; in none of the counts above
     raters: int = 0  # with at least one vote of `votes`
+
+    @property
+    def teaching(self) -> int:
+        """How many votes on pairs teach, at least: a held-out 'both bad' is subtracted twice."""
+        return max(0, self.votes - self.both_bad - self.held_out)
 
     def __add__(self, other: Tally) -> Tally:
         """Add what was counted elsewhere; of raters, who may be the same, the larger number."""
@@ -123,7 +133,7 @@ def vote_from_dict(values: dict[str, Any]) -> Vote:
 
 def is_sha256(text: object) -> bool:
     """Whether `text` is a sha256 in lower-case hexadecimal digits."""
-    return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return isinstance(text, str) and _SHA256.fullmatch(text) is not None
 
 
 def _check_names(vote: Vote) -> None:
@@ -145,7 +155,7 @@ def _check_text(name: str, value: object, limit: int) -> None:
         raise VoteRefusedError(
             f"The '{name}' of a vote has {len(value):,} characters; keep it under {limit:,}."
         )
-    if "\0" in value or any(0xD800 <= ord(c) < 0xE000 for c in value):
+    if _UNREADABLE.search(value):
         raise VoteRefusedError(f"The '{name}' of a vote holds unreadable characters; remove them.")
 
 

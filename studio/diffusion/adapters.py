@@ -160,8 +160,8 @@ def weakened(state: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def continue_from(unet: nn.Module, path: Path) -> None:
-    """Begin the trained adapter where another one of the same layers and rank ended.
+def continue_from(unet: nn.Module, path: Path, strength: float = 1.0) -> None:
+    """Begin the trained adapter as another one of the same layers and rank acts at a strength.
 
     Raises ModelError when that one has others.
     """
@@ -175,7 +175,7 @@ def continue_from(unet: nn.Module, path: Path) -> None:
     for name, layer in own.items():
         layer.lora_A[TRAINED].weight.copy_(layers[name].down)
         layer.lora_B[TRAINED].weight.copy_(
-            layers[name].up * (layers[name].alpha / layer.r[TRAINED])
+            layers[name].up * (strength * layers[name].alpha / layer.r[TRAINED])
         )
 
 

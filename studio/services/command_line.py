@@ -15,6 +15,7 @@ from studio.core.errors import (
     DiskFullError,
     EaselError,
     InvalidRequestError,
+    ModelError,
     NotFoundError,
     StorageError,
 )
@@ -86,7 +87,10 @@ def _request(args: argparse.Namespace, settings: Settings) -> GenerationRequest:
         value = getattr(args, flag, None)
         if value is not None:
             values[field] = value
-    entry = ModelShelf(settings).entry(_text(values.get("model", STARTER)))
+    try:
+        entry = ModelShelf(settings).entry(_text(values.get("model", STARTER)))
+    except ModelError as error:
+        raise InvalidRequestError("model", str(error)) from error
     sources = SourceStore(settings.data_dir)
     values = with_size(_with_pictures(values, args, sources), sources, entry.native_size)
     if values.get("seed", -1) == -1:  # as in other studios, -1 asks for any seed

@@ -21,23 +21,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studio.core.campaign import Campaign
 from studio.core.errors import EaselError, InvalidRequestError, StudioRunningError, TrainingError
 from studio.core.events import EpochDone, Notice, StageProgress
 from studio.core.request import MAX_PROMPT_CHARACTERS
 from studio.core.settings import ASSETS, Settings
+from studio.core.words import counted
 from studio.services.model_folder import STARTER
 from studio.services.models import ModelShelf
 from studio.services.ownership import hold_training
 from studio.services.run_plan import USUAL_ALGORITHM, split_prompts
-from studio.services.run_reward import votes_behind
+from studio.services.run_reward import REWARD_FILE, votes_behind
 from studio.services.studio import Studio, open_studio
 from studio.store.lock import FileLock
 
 if TYPE_CHECKING:
+    from studio.training.preference.reward import Reward
     from studio.training.rewards import RewardFunction
     from studio.training.run_folder import FineTuneConfig
 
 DONE, FAILED, BAD_FLAG, RUNNING, STOPPED = 0, 1, 2, 3, 130
+CAMPAIGN_FILE = "campaign.json"  # in the run's folder: what it learns from, and its prompts
 MINUTES = 15.0  # when neither minutes nor epochs are asked for
 MAX_PROMPT_FILE = 16 * 2**20  # bytes
 MAX_PROMPTS = 100_000
@@ -66,6 +70,7 @@ def finetune(rest: list[str], settings: Settings) -> int:
     """Run the command with the words after `finetune`; return the exit code."""
     try:
         args = make_parser().parse_args(rest)
+        _check_algorithm(args)
         with ExitStack() as held:
             if not _follows():
                 held.enter_context(_own_folder(args.output))
@@ -104,15 +109,24 @@ def make_parser() -> Parser:
     parser.add_argument("--minutes", type=_minutes, help="stop after about this long")
     parser.add_argument("--guidance", type=_number, help="guidance scale (CFG), in both passes")
     parser.add_argument("--steps", type=_count, help="denoising steps of a trajectory")
-    parser.add_argument("--window", type=_natural, help="train a sliding window of this many steps")
+    parser.add_argument("--window", type=_natural, help="PPO: train only so many steps at a time")
     parser.add_argument("--rank", type=_count, help="rank of the adapter")
-    parser.add_argument("--algorithm", choices=("ppo", "nft"), help="PPO, or DiffusionNFT (usual)")
+    parser.add_argument("--algorithm", choices=("ppo", "nft"), help="PPO (usual), or DiffusionNFT")
     parser.add_argument("--learning-rate", type=_number, help="of AdamW")
     parser.add_argument("--updates", type=_count, help="optimizer steps an epoch")
-    parser.add_argument("--kl-weight", type=_number, help="beta: how strongly the base holds on")
+    parser.add_argument("--kl-weight", type=_number, help="PPO: beta, the pull of the base")
     parser.add_argument("--prompts-per-epoch", type=_count, help="prompts drawn in an epoch")
     parser.add_argument("--images-per-prompt", type=_count, help="pictures of each of them")
     return parser
+
+
+def _check_algorithm(args: argparse.Namespace) -> None:
+    """Refuse a flag that the chosen algorithm, or the usual one, would not look at."""
+    args.algorithm = args.algorithm or USUAL_ALGORITHM
+    given = {"--kl-weight": args.kl_weight, "--window": args.window}
+    for flag, value in given.items():
+        if value is not None and args.algorithm != "ppo":
+            raise FlagError(f"{flag} belongs to PPO. Add --algorithm ppo, or leave it out.")
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
@@ -141,8 +155,8 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
 def _run(args: argparse.Namespace, settings: Settings) -> int:
     """Put the run together and tell of its epochs."""
+    from studio.training.finetune import Start, load_base
     from studio.training.finetune import finetune as train
-    from studio.training.finetune import load_base
     from studio.training.probes import load_tools
     from studio.training.team import join_team
 
@@ -155,7 +169,8 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
     config = make_config(args, prompts)
     model = load_base(entry.folder, entry.name, device, shelf.hash_of(entry))
     tools = load_tools(model, entry.folder)
-    events = train(model, reward, config, tools, args.output, args.adapter, team)
+    start = Start(args.adapter) if args.adapter else None
+    events = train(model, reward, config, tools, args.output, start, team)
     with closing(events):
         for event in events:
             if not team.leads:
@@ -185,7 +200,7 @@ def make_config(args: argparse.Namespace, prompts: tuple[str, ...]) -> FineTuneC
     policy = _given(guidance_scale=args.guidance, steps=args.steps, window=args.window)
     ppo = _given(learning_rate=args.learning_rate, kl_weight=args.kl_weight, updates=args.updates)
     changes = _given(
-        algorithm=args.algorithm or USUAL_ALGORITHM,
+        algorithm=args.algorithm,
         rank=args.rank,
         prompts_per_epoch=args.prompts_per_epoch,
         images_per_prompt=args.images_per_prompt,
@@ -207,33 +222,61 @@ def _given(**values: float | str | None) -> dict[str, float | str]:
 def _reward_and_prompts(
     args: argparse.Namespace, settings: Settings
 ) -> tuple[RewardFunction, tuple[str, ...]]:
-    from studio.training.rewards import known_reward
+    from studio.training.preference.reward import save_reward
+    from studio.training.rewards import known_reward, learned_reward
+    from studio.training.run_folder import write_text
 
     own = read_prompts(args.prompts) if args.prompts else ()
     if args.reward:
         return known_reward(args.reward), own or _sample_prompts()
     studio = open_studio(settings, owner=False)
     try:
-        reward, planned = campaign_reward(studio, args.campaign)
+        campaign = studio.preference.campaigns.named(args.campaign)
+        found = _begun(args.output, campaign)
+        reward, planned = found or campaign_reward(studio, campaign)
+        if found is None and not _follows():
+            told = {"campaign": campaign.id, "prompts": planned}
+            write_text(args.output / CAMPAIGN_FILE, json.dumps(told, indent=1))
+            save_reward(reward, args.output / REWARD_FILE)
+        _, encoder = studio.preference.taste.looked_at([])
     finally:
         studio.close()
-    return reward, own or planned or _sample_prompts()
+    return learned_reward(reward, encoder), own or planned or _sample_prompts()
 
 
-def campaign_reward(studio: Studio, name: str) -> tuple[RewardFunction, tuple[str, ...]]:
-    """Fit the taste to a campaign's votes and those of the rounds after it; return it as a reward.
+def _begun(folder: Path, campaign: Campaign) -> tuple[Reward, tuple[str, ...]] | None:
+    """Return the taste and the prompts that a run began with; votes come in, and it stays.
 
-    The campaign's prompts come with it.
+    Raises TrainingError when the run learns from another campaign, ModelError for a damaged file.
+    """
+    from studio.training.preference.reward import load_reward
 
-    Raises NotFoundError for an unknown campaign, TrainingError when there are too few votes.
+    if not (folder / REWARD_FILE).is_file():
+        return None
+    told = json.loads((folder / CAMPAIGN_FILE).read_text(encoding="utf-8"))
+    if told["campaign"] != campaign.id:
+        raise TrainingError(
+            f"The folder {folder.name} holds a run that learns from another campaign. Choose "
+            "another folder, or name the campaign that it began with."
+        )
+    reward = load_reward(folder / REWARD_FILE)
+    _say(
+        f"This run learns from the {counted(reward.votes, 'vote')} that it began with. To learn "
+        "from those given since, choose another folder."
+    )
+    return reward, tuple(told["prompts"])
+
+
+def campaign_reward(studio: Studio, campaign: Campaign) -> tuple[Reward, tuple[str, ...]]:
+    """Fit the taste to a campaign's votes and those of the rounds after it.
+
+    The campaign's prompts come with it. Raises TrainingError when there are too few votes.
     """
     from studio.training.preference.comparisons import comparisons_from_votes
     from studio.training.preference.reward import TRAINED_TOWARDS, fit_reward
     from studio.training.preference.reward_check import held_out_agreement
-    from studio.training.rewards import learned_reward
 
     preference = studio.preference
-    campaign = preference.campaigns.named(name)
     votes = list(votes_behind(preference, campaign.id))
     pictures = dict.fromkeys(s for vote in votes for s in (vote.left, vote.right) if s)
     features, encoder = preference.taste.looked_at(list(pictures))
@@ -255,7 +298,7 @@ def campaign_reward(studio: Studio, name: str) -> tuple[RewardFunction, tuple[st
         )
     )
     prompts = campaign.plan.prompts or tuple(dict.fromkeys(v.prompt for v in votes if v.prompt))
-    return learned_reward(reward, encoder), prompts
+    return reward, prompts
 
 
 def _sample_prompts() -> tuple[str, ...]:

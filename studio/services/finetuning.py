@@ -154,11 +154,14 @@ class Finetuning:
         return entry
 
     def _going_on(self, plan: RunPlan) -> RunPlan:
-        """Give a plan that goes on from an adapter the adapter's rank."""
+        """Give a plan that goes on from an adapter its rank, and the strength it was kept at."""
         config = self._place.adapters.find(plan.start).lineage.get("config", {})
         rank = config.get("rank") if isinstance(config, dict) else None
         rank = {"rank": rank} if isinstance(rank, int) else {}
-        return replace(plan, settings=checked_settings({**plan.settings, **rank}))
+        kept = (run.kept for run in self._store.all() if run.kept)
+        strength = next((k.strength for k in kept if k.sha256 == plan.start), 0) or 1.0
+        settings = checked_settings({**plan.settings, **rank})
+        return replace(plan, settings=settings, start_strength=strength)
 
     def _submit(self, run: Run) -> None:
         self._progress[run.id] = RunProgress()
@@ -170,7 +173,7 @@ class Finetuning:
 
     def _train(self, run_id: str) -> Iterator[Event]:
         """Run a job: load base and reward, train, and store what is measured."""
-        from studio.training.finetune import conclude, finetune, load_base
+        from studio.training.finetune import Start, conclude, finetune, load_base
         from studio.training.probes import load_tools
 
         run, folder = self._store.get(run_id), self.folder(run_id)
@@ -187,7 +190,9 @@ class Finetuning:
             self._store.tell_about(run_id, about)
             config = make_config(plan)
             self._catch_up(run_id, config)
-            start = self._place.adapters.find(plan.start).path if plan.start else None
+            start = None
+            if plan.start:
+                start = Start(self._place.adapters.find(plan.start).path, plan.start_strength)
             with closing(finetune(model, reward, config, tools, folder, start)) as events:
                 for event in events:
                     yield from self._told(run_id, config, event)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from studio.core.run import Run, RunEpoch
 from studio.services.adapter_shelf import AdapterEntry
@@ -45,20 +46,23 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def archive(card: str, adapter: Path, run_folder: Path, name: str) -> bytes:
-    """Return a zip of the adapter in both namings, its card, the figures and two film strips."""
+def archive(card: str, adapter: AdapterEntry, run_folder: Path, name: str) -> bytes:
+    """Return a zip of the adapter in both namings, its card, the figures and two film strips.
+
+    The strips are the base's and that of the adapter's own epoch.
+    """
     files = {CARD: card.encode()}
-    folder = adapter.parent
+    folder = adapter.path.parent
     for file in ADAPTERS:
         if (folder / file).is_file():
             files[file] = (folder / file).read_bytes()
     log = run_folder / "metrics.jsonl"
     if log.is_file():
         files["metrics.jsonl"] = log.read_bytes()
-    strips = sorted((run_folder / "pictures").glob("epoch-*.png"))
-    for title, strip in zip(("base.png", "tuned.png"), (strips[:1], strips[-1:]), strict=True):
-        if strip:
-            files[title] = strip[0].read_bytes()
+    for title, epoch in (("base.png", 0), ("tuned.png", int(adapter.lineage.get("epoch", 0)))):
+        strip = run_folder / "pictures" / f"epoch-{epoch:04d}.png"
+        if strip.is_file():
+            files[title] = strip.read_bytes()
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as zipped:
         for file, content in files.items():
@@ -89,7 +93,9 @@ def _origin(run: Run, adapter: AdapterEntry) -> list[tuple[str, object]]:
         ("Reward, identity", told.get("reward_identity", "")),
         ("Votes", told.get("votes", "")),
         ("Votes, sha256", told.get("votes_sha256", "")),
+        ("Reward, sha256", told.get("reward_sha256", "")),
         ("Begun from adapter, sha256", run.plan.start),
+        ("Share of the epoch's strength", _strength(told)),
         ("Seed", run.plan.seed),
     ]
     agreement = run.about.get("agreement")
@@ -97,6 +103,12 @@ def _origin(run: Run, adapter: AdapterEntry) -> list[tuple[str, object]]:
         share = f"{agreement['value']:.0%} ({agreement['low']:.0%} to {agreement['high']:.0%})"
         rows.append(("Unseen votes predicted", share))
     return [(name, value) for name, value in rows if value != ""]
+
+
+def _strength(told: Mapping[str, Any]) -> str:
+    """What part of the epoch's change the file holds, where it is not all of it."""
+    strength = told.get("strength", 1.0)
+    return "" if strength == 1 else f"{strength:g}; tuned.png and the figures show all of it"
 
 
 def _table(rows: Sequence[tuple[str, object]]) -> str:

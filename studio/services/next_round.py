@@ -30,9 +30,9 @@ def next_campaign(
     Of each prompt half of the pairs are two pictures of the tuned model, half the first of them
     beside the base's of the same seed; every pair is asked once, and every vote teaches. `use` is
     the adapter as it draws otherwise, `trained` the share of its strength that its file holds,
-    since a run that is content with less keeps less. Raises TrainingError at strength 0.
+    since a run that is content with less keeps less. Raises TrainingError at strength 0 of either.
     """
-    if not use.strength:
+    if not use.strength or not trained:
         raise TrainingError(
             f"“{use.name}” is kept at strength 0, at which it draws as the base does, so there is "
             "nothing new to rate. Keep it at a higher strength first."
@@ -66,11 +66,12 @@ def next_plan(run: Run, *, voted: bool) -> RunPlan:
     are votes (`voted`).
     """
     plan = run.plan
+    kept = run.kept if run.kept and run.kept.strength else None  # at 0 it draws as the base does
     return replace(
         plan,
         name=f"{plan.name}, next"[:MAX_NAME],
         prompts=joined_prompts(plan),
         held_out=(),
         reward="" if voted else plan.reward,
-        start=run.kept.sha256 if run.kept else "",
+        start=kept.sha256 if kept else "",
     )

@@ -1,6 +1,8 @@
 """What is said about pictures outside the Rate tab: stars, ratings, the best of a batch.
 
-Each becomes a vote of its own kind, so that the same taste learns from it.
+Each becomes a vote of its own kind. The same taste learns from picks, and from ratings of one
+prompt's pictures that differ (`judgements` in training/preference/comparisons.py); a star is kept
+and counted, and teaches nothing.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ class Opinions:
     def best_of_batch(self, best: Picture, batch: Sequence[Picture]) -> int:
         """Record that one picture is better than each other one of its batch; returns how many.
 
-        Picking again takes the earlier pick of this batch back. Raises VoteRefusedError when there
-        is nothing to compare with.
+        Picking again takes the earlier pick of this batch back, in the same transaction. Raises
+        VoteRefusedError when there is nothing to compare with.
         """
         others = [picture for picture in batch if picture.sha256 != best.sha256]
         if not others:
@@ -46,14 +48,12 @@ class Opinions:
                 "This picture is alone in its batch. Draw two or more at once to pick the best."
             )
         session = f"batch-{best.job_id}"
-        while (earlier := self._votes.newest(ARTIST, session)) is not None:
-            self._votes.undo(earlier.id, _identity())
         votes = []
         for place, other in enumerate(others):
             left, right = (best, other) if place % 2 else (other, best)  # the side says nothing
             choice: Choice = "left" if left is best else "right"
             votes.append(self._vote(choice, left, right.sha256, "batch", session=session))
-        return self._votes.add_all(votes)
+        return self._votes.replace_session(votes, _identity)
 
     def _add(self, choice: Choice, picture: Picture, strength: float) -> Vote:
         return self._votes.add(self._vote(choice, picture, "", "stars", strength=strength))

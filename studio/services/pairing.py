@@ -191,7 +191,7 @@ def draft_pairs(queue: Queue, pool: Pool, count: int, draw: random.Random) -> li
 
 
 def _repeat(rater: str, vote: Vote | None) -> PairDraft | None:
-    """Ask a vote's pair again with its sides swapped."""
+    """Ask a vote's pair again with its sides swapped; a held-out pair stays held out."""
     if vote is None:
         return None
     return PairDraft(
@@ -201,6 +201,7 @@ def _repeat(rater: str, vote: Vote | None) -> PairDraft | None:
         vote.left,
         vote.negative_prompt,
         selection="repeat",
+        held_out=vote.held_out,
         repeat_of=vote.id,
     )
 

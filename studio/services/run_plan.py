@@ -35,6 +35,7 @@ class Knob:
     hint: str  # one sentence on what turning it up does
     part: str = ""  # of the configuration: '', 'policy', 'ppo' or 'guards'
     whole: bool = False
+    algorithm: str = ""  # the only one that it does anything in; empty: all
 
 
 KNOBS = (
@@ -45,11 +46,11 @@ KNOBS = (
     Knob("updates", "Updates an epoch", "optimizer steps", 1, 1, 64,
          "More learn more from the same pictures, and trust them more.", "ppo", whole=True),
     Knob("clip_nats", "Trust region", "clip ε · D, nats", 1.64, 0.01, 100,
-         "Higher lets one update go further.", "ppo"),
+         "Higher lets one update go further.", "ppo", algorithm="ppo"),
     Knob("advantage_clip", "Advantage clip", "A clip", 3, 0.5, 20,
          "Higher listens more to single pictures.", "ppo"),
     Knob("kl_weight", "Pull of the base", "β, KL weight", 0.02, 0, 10,
-         "Higher keeps the model closer to its base.", "ppo"),
+         "Higher keeps the model closer to its base.", "ppo", algorithm="ppo"),
     Knob("prompts_per_epoch", "Prompts an epoch", "batch of prompts", 8, 1, 256,
          "More are fairer and slower.", whole=True),
     Knob("images_per_prompt", "Pictures of each", "group size", 6, 1, 64,
@@ -57,7 +58,8 @@ KNOBS = (
     Knob("steps", "Steps of a trajectory", "T", 6, 2, 200,
          "More are closer to how artists draw, and slower.", "policy", whole=True),
     Knob("window", "Trained window", "MixGRPO window, 0 for most steps", 0, 0, 200,
-         "Trains only so many steps at a time: faster, a little rougher.", "policy", whole=True),
+         "Trains only so many steps at a time: faster, a little rougher.", "policy", whole=True,
+         algorithm="ppo"),
     Knob("guidance_scale", "Guidance scale (CFG)", "w", 3, 0, 30,
          "As you draw; 1 halves the cost.", "policy"),
     Knob("kl_budget", "Budget of change", "KL, nats a step", 60, 0.1, 10_000,
@@ -78,7 +80,7 @@ REWARDS = MappingProxyType(  # the known ones of training/rewards.py, in an arti
 ALGORITHMS = MappingProxyType(
     {"ppo": "PPO (DDPO, Black et al. 2023)", "nft": "Forward process (DiffusionNFT, 2025)"}
 )
-USUAL_ALGORITHM = "nft"  # what learned most a CPU second on the starter model, see training/LOG.md
+USUAL_ALGORITHM = "ppo"  # which the figures do not speak against, see training/LOG.md
 
 
 def split_prompts(prompts: tuple[str, ...], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -6,8 +6,10 @@ not change what a resumed run is trained towards.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from studio.core.run import RunPlan
 from studio.core.vote import Tally, Vote
 from studio.core.words import counted
 from studio.services.preference import Preference
+from studio.training.preference.comparisons import Judgement, judgements, teaching
 from studio.training.preference.taste_words import WORTH_TRAINING, Agreement, telling
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 REWARD_FILE = "reward.safetensors"  # in the run's folder
 LEAST_VOTES = 10  # `training/preference/reward.py` asks for as many
+TIE = 0.5  # as a judgement's choice
 ONE_SIDED_FROM = 12  # decisive votes on one side alone that are no chance any more
 
 
@@ -37,53 +41,86 @@ class Readiness:
 
 
 def readiness(preference: Preference, campaign: str = "", reward: str = "") -> Readiness:
-    """Say whether there is enough to train towards; `campaign` '' asks about all votes."""
+    """Say whether there is enough to train towards; `campaign` '' asks about all votes.
+
+    What counts is what the reward would learn from: `comparisons_from_votes` makes the same
+    judgements of the same votes.
+    """
     if reward:
         return Readiness(0, True, True, "A known reward needs no votes.")
     tally = _tally(preference, campaign)
-    votes, decisive = tally.votes, tally.left + tally.right
-    given = votes + tally.on_one_picture  # ratings teach as well
-    told = counted(votes, "vote")
-    if tally.on_one_picture:
-        told += f" and {tally.on_one_picture:,} by star or rating"
-    if given == 0:
+    if tally.votes + tally.on_one_picture == 0:
         return Readiness(0, False, False, "There are no votes yet. Rate some pairs first.")
-    teaching = given - tally.held_out - tally.both_bad
-    if teaching < LEAST_VOTES:
-        more = counted(LEAST_VOTES - teaching, "more pair")
-        verb = "teaches" if given == 1 else "teach"
-        return Readiness(votes, False, False, f"{told} {verb} nothing yet. Rate {more}.")
-    if decisive == 0 and not tally.on_one_picture:
+    taught = _taught(preference, campaign)
+    told = _told(tally, taught)
+    if len(taught) < LEAST_VOTES:
+        more = counted(LEAST_VOTES - len(taught), "more pair")
+        verb = "teaches" if 1 in (tally.votes, len(taught)) else "teach"
+        return Readiness(tally.votes, False, False, f"{told} {verb} too little yet. Rate {more}.")
+    if all(one.choice == TIE for one in taught):
         return Readiness(
-            votes, False, False, "No vote prefers one picture to another. Rate some more pairs."
+            tally.votes, False, False, "No vote prefers one picture to another. Rate more pairs."
         )
+    doubt = _doubt(preference, campaign, tally, taught, told)
+    return Readiness(tally.votes, True, not doubt, doubt or f"{told} are enough to fine-tune.")
+
+
+def _doubt(
+    preference: Preference, campaign: str, tally: Tally, taught: Sequence[Judgement], told: str
+) -> str:
+    """Say why it may be too early to begin; empty when it is not."""
+    decisive = tally.left + tally.right
     if decisive >= ONE_SIDED_FROM and 0 in (tally.left, tally.right):
         side = "left" if tally.left else "right"
-        return Readiness(
-            votes,
-            True,
-            False,
+        return (
             f"All {decisive} votes chose the {side} picture, whatever it showed. That says where "
-            "you click, not what you like; rate some more pairs.",
+            "you click, not what you like; rate some more pairs."
         )
-    if given < WORTH_TRAINING:
-        return Readiness(
-            votes,
-            True,
-            False,
-            f"{told} show a direction; fine-tuning is worth it from {WORTH_TRAINING}. Rate "
-            f"{WORTH_TRAINING - given} more, or begin nevertheless.",
+    missing = math.ceil(WORTH_TRAINING - _weight(taught))
+    if missing > 0:
+        return (
+            f"{told} are a beginning; fine-tuning is worth it from {WORTH_TRAINING}. Rate "
+            f"{missing} more, or begin nevertheless."
         )
-    agreement = agreement_so_far(preference)
+    agreement = agreement_so_far(preference, campaign)
     if agreement is not None and agreement.low <= 0.5:
-        return Readiness(
-            votes,
-            True,
-            False,
+        return (
             "Your votes do not predict each other better than a coin would, so there is no clear "
-            "taste to follow. Rate more pairs, or begin nevertheless.",
+            "taste to follow. Rate more pairs, or begin nevertheless."
         )
-    return Readiness(votes, True, True, f"{told} are enough to fine-tune.")
+    return ""
+
+
+def _taught(preference: Preference, campaign: str) -> list[Judgement]:
+    """Return the judgements of the oldest votes: all, or so many that they are enough.
+
+    The votes are looked at in ever larger parts, so that a million cost no more than a few hundred.
+    """
+    votes, known = votes_behind(preference, campaign), set[str]()
+    used: list[Vote] = []
+    found: list[Judgement] = []
+    size = WORTH_TRAINING
+    while _weight(found) < WORTH_TRAINING and (part := list(islice(votes, size))):
+        known |= preference.pictures.sizes({s for v in part for s in (v.left, v.right) if s}).keys()
+        used += teaching(part, known)
+        found = judgements(used)
+        size *= 2
+    return found
+
+
+def _weight(taught: Iterable[Judgement]) -> float:
+    return sum(one.weight for one in taught)
+
+
+def _told(tally: Tally, taught: Sequence[Judgement]) -> str:
+    """Name what there is, and how much of it teaches where that is less: '12 votes'."""
+    voted = sum(not one.rated for one in taught)
+    parts = [counted(tally.votes, "vote")] if tally.votes else []
+    if voted < tally.votes and _weight(taught) < WORTH_TRAINING:
+        parts = [f"{voted:,} of {counted(tally.votes, 'vote')}"]
+    if len(taught) > voted:
+        parts.append(f"{counted(len(taught) - voted, 'comparison')} of ratings")
+    return " and ".join(parts) or "Stars, and ratings that are alike,"
 
 
 def votes_behind(preference: Preference, campaign: str = "") -> Iterator[Vote]:
@@ -102,9 +139,11 @@ def _tally(preference: Preference, campaign: str) -> Tally:
     return sum(map(preference.votes.tally, preference.campaigns.rounds(campaign)), Tally())
 
 
-def agreement_so_far(preference: Preference) -> Agreement | None:
-    """Return how well all votes predict each other, None while they are too few to tell."""
-    return telling(preference.taste.now.agreement)
+def agreement_so_far(preference: Preference, campaign: str = "") -> Agreement | None:
+    """Return how well these votes predict each other, None while they are too few to tell."""
+    if not campaign:
+        return telling(preference.taste.now.agreement)
+    return telling(preference.taste.among(preference.campaigns.rounds(campaign)))
 
 
 def reward_of(

@@ -13,12 +13,13 @@ from PIL import Image
 
 from studio.core.campaign import Campaign
 from studio.core.errors import NotFoundError
-from studio.core.vote import Tally, Vote
+from studio.core.vote import Tally
 from studio.core.words import counted
 from studio.services.rating import Pictures, Rating
 from studio.services.study import Rate, Study, make_study
 from studio.services.study_page import study_csv, study_html
 from studio.store.campaigns import CampaignStore
+from studio.store.vote_rows import BriefVote
 from studio.store.votes import VoteStore
 from studio.training.preference.agreement import raters_agreement
 from studio.training.preference.intervals import wilson_interval
@@ -83,17 +84,21 @@ class Standing:
         return prediction if prediction.startswith(f"{told} ") else f"{told}. {prediction}"
 
     def campaign_sentence(self, campaign_id: str) -> str:
-        """Return the line for a campaign's card."""
-        tally = self._votes.tally(campaign_id)
-        if tally.votes == 0:
-            return ""
-        return self._prediction(tally, tally)
+        """Return the line for a campaign's card: what its own votes tell."""
+        tally, every = self._votes.tally(campaign_id), self._votes.tally()
+        if tally.votes in (0, every.votes):
+            return self._prediction(tally, tally) if tally.votes else ""
+        more = more_votes_sentence(tally.votes, None, None, tally.teaching)
+        agreement = telling(self._taste.among((campaign_id,)))
+        if agreement is None:  # too few votes, or measured in the background
+            return more
+        return f"{taste_sentence(agreement, _self_consistency(tally))} {more}"
 
     def taste(self) -> TasteFigures:
         """Return how well the taste behind all votes is known, for the page's figure."""
         now, tally = self._taste.now, self._votes.tally()
         agreement, calibration, bins = telling(now.agreement), now.calibration, ()
-        sentences = [more_votes_sentence(tally.votes, now.gain_of_100, now.worth)]
+        sentences = [more_votes_sentence(tally.votes, now.gain_of_100, now.worth, tally.teaching)]
         if calibration is not None and agreement is not None:
             bins = tuple((b.predicted, b.observed, b.n) for b in calibration.bins if b.n)
             sure = sum(p * n for p, _, n in bins) / max(sum(n for *_, n in bins), 1)
@@ -117,13 +122,18 @@ class Standing:
         """Return the study report of a campaign as CSV. Raises NotFoundError."""
         return study_csv(self._study(self._campaigns.get(campaign_id)))
 
+    def report(self, campaign_id: str) -> tuple[str, str]:
+        """Return page and table of one study. Raises NotFoundError."""
+        study = self._study(self._campaigns.get(campaign_id))
+        return study_html(study, self._thumbnail, time.time()), study_csv(study)
+
     def _prediction(self, tally: Tally, own: Tally) -> str:
         """Say how well taste is predicted, and whether more votes are worth it.
 
         `own` are the votes whose repeats are the ceiling that is told.
         """
         taste = self._taste.now
-        more = more_votes_sentence(tally.votes, taste.gain_of_100, taste.worth)
+        more = more_votes_sentence(tally.votes, taste.gain_of_100, taste.worth, tally.teaching)
         if taste.agreement is None or tally.votes < LEAST_AGREEMENT_VOTES:
             return more
         return f"{taste_sentence(taste.agreement, _self_consistency(own))} {more}"
@@ -135,11 +145,11 @@ class Standing:
         }
         return make_study(
             campaign.name,
-            self._votes.votes(campaign.id),
+            self._votes.brief(campaign.id),
             labels,
             self._votes.tallies(campaign.id),
             self._votes.tally(campaign.id),
-            _alpha(islice(self._votes.votes(campaign.id), MOST_COMPARED)),
+            _alpha(islice(self._votes.brief(campaign.id), MOST_COMPARED)),
         )
 
     def _thumbnail(self, sha256: str) -> bytes | None:
@@ -156,14 +166,14 @@ class Standing:
 
 
 def _self_consistency(tally: Tally) -> Agreement | None:
-    """Return the share of repeats that were answered as before; None while there are few."""
+    """Return the share of repeats that were decided as before; None while there are few."""
     if tally.repeats < FEW_REPEATS:
         return None
     share = tally.repeats_same / tally.repeats
     return Agreement(share, *wilson_interval(share, tally.repeats), tally.repeats)
 
 
-def _alpha(votes: Iterable[Vote]) -> Rate | None:
+def _alpha(votes: Iterable[BriefVote]) -> Rate | None:
     """Return Krippendorff's alpha over pairs that several raters judged; None without any."""
     found = raters_agreement(votes)
     return None if found is None else Rate(found.value, found.low, found.high, found.units)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from studio.core.settings import Settings
+from studio.services import finetuning, teaching
 from studio.services.campaigns import Campaigns
 from studio.services.generation import Generation
 from studio.services.models import GIBIBYTE, ModelShelf, ShelfState, usable_cores
 from studio.services.shared_device import SharedDevice
+from studio.services.worker import GpuWorker
+
+LEARNING = ((finetuning.JOB, "Fine-tuning"), (teaching.JOB, "Teaching"))
 
 
 class Status:
@@ -19,12 +23,14 @@ class Status:
         generation: Generation,
         shared: SharedDevice,
         campaigns: Campaigns,
+        worker: GpuWorker,
     ) -> None:
         self._settings = settings
         self._shelf = shelf
         self._generation = generation
         self._shared = shared
         self._campaigns = campaigns
+        self._worker = worker
 
     def device(self) -> str:
         """Return 'CPU, 2 cores' or 'RTX 4090, 9.1 of 24.0 GB'; a GPU is known once torch is."""
@@ -55,5 +61,8 @@ class Status:
         return ", ".join(words) or self.background() or "Idle"
 
     def background(self) -> str:
-        """Return what is drawn while nobody waits for a picture; '' while nothing is."""
-        return "Drawing for a campaign" if self._campaigns.at_work() else ""
+        """Return what is done while nobody waits for a picture; '' while nothing is."""
+        if self._campaigns.at_work():
+            return "Drawing for a campaign"
+        kinds = {job_id.partition("-")[0] for job_id in self._worker.job_ids()}
+        return next((words for kind, words in LEARNING if kind in kinds), "")

@@ -13,6 +13,7 @@ from statistics import median
 from types import MappingProxyType
 
 from studio.core.vote import Tally, Vote
+from studio.store.vote_rows import BriefVote
 from studio.training.preference.agreement import FAST_MS, FAST_SHARE, LEAST_FLAGGED, ONE_SIDED
 from studio.training.preference.intervals import wilson_interval
 from studio.training.preference.ranking import rank
@@ -60,7 +61,7 @@ class RaterRow:
     median_ms: int
     fast_share: float  # of votes given in under FAST_MS
     left_share: Rate  # of decisive votes
-    self_consistency: Rate  # of repeats, answered as before
+    self_consistency: Rate  # of repeats decided both times, decided as before
     flags: tuple[str, ...]  # sentences; a flagged rater's votes stay
 
 
@@ -104,7 +105,7 @@ class _Counts:
 
 def make_study(
     name: str,
-    votes: Iterable[Vote],
+    votes: Iterable[Vote | BriefVote],
     labels: Mapping[str, str],
     tallies: Mapping[str, Tally],
     tally: Tally,
@@ -145,21 +146,26 @@ def rater_flags(tally: Tally, fast_share: float) -> tuple[str, ...]:
         if abs(share - 0.5) > ONE_SIDED and not low <= 0.5 <= high:
             side, part = ("left", share) if share > 0.5 else ("right", 1 - share)
             flags.append(f"{part:.0%} of the decisive votes went to the {side} side.")
+    if tally.repeats >= LEAST_FLAGGED:
+        same = tally.repeats_same / tally.repeats
+        if wilson_interval(same, tally.repeats)[0] <= 0.5:
+            flags.append(f"{same:.0%} of the repeats were decided as before, perhaps by chance.")
     return tuple(flags)
 
 
-def _count(counts: _Counts, vote: Vote, labels: Mapping[str, str], draw: random.Random) -> None:
+def _count(
+    counts: _Counts, vote: Vote | BriefVote, labels: Mapping[str, str], draw: random.Random
+) -> None:
     counts.times[int(vote.created_at // 60)] += 1
     counts.milliseconds[vote.rater][min(vote.response_ms // 100, 600)] += 1
     if vote.choice not in COMPARED or vote.repeat_of is not None:
         return
     left, right = labels.get(vote.left, ""), labels.get(vote.right, "")
-    counts.seen += 1
-    example = Example(vote.prompt, vote.left, vote.right, vote.choice, left, right)
-    if len(counts.examples) < KEPT_EXAMPLES:  # a reservoir: every pair has the same chance
-        counts.examples.append(example)
-    elif (place := draw.randrange(counts.seen)) < KEPT_EXAMPLES:
-        counts.examples[place] = example
+    counts.seen += 1  # a reservoir: every pair has the same chance
+    place = counts.seen - 1 if counts.seen <= KEPT_EXAMPLES else draw.randrange(counts.seen)
+    if place < KEPT_EXAMPLES:
+        example = Example(vote.prompt, vote.left, vote.right, vote.choice, left, right)
+        counts.examples[place : place + 1] = [example]
     if left and right and left != right:
         score = SCORES[vote.choice]
         key = (left, right, score) if left < right else (right, left, 1 - score)

@@ -208,7 +208,7 @@ def _agreement(study: Study) -> str:
         (
             escape(row.name), f"{row.votes:,}", f"{row.ties:,}", f"{row.both_bad:,}",
             f"{row.median_ms / 1000:.1f} s", _percent(row.left_share),
-            _percent(row.self_consistency) if row.self_consistency.n else "not asked twice yet",
+            _percent(row.self_consistency) if row.self_consistency.n else "none decided twice yet",
         )
         for row in study.raters
     ]  # fmt: skip

@@ -20,6 +20,7 @@ from studio.core.campaign import Campaign, CampaignPicture
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageProgress
 from studio.core.settings import Settings
+from studio.core.vote import Vote
 from studio.services.pairing import Choose
 from studio.services.rating import Pictures
 from studio.services.worker import GpuWorker, Priority
@@ -42,6 +43,9 @@ REFIT_AFTER = 5  # votes or undos, and
 REFIT_GROWTH = 0.02  # of those that it learned from: many raters at once are no reason to hurry
 FEW_PICTURES = 4  # below it there is nothing to choose among
 MOST_PICTURES = 500  # that decide how features are weighed before the first vote
+PAGE = 1000  # votes that are read between two chances to give way
+
+Campaigns = tuple[str, ...]  # ids
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Taste:
         self._cache: FeatureCache | None = None  # worker's thread only
         self._wanted: dict[str, None] = {}  # pictures whose features somebody asked for, in order
         self._views: dict[str, _View] = {}  # by campaign
+        self._among: dict[Campaigns, _Among] = {}  # agreement within campaigns
+        self._asked: dict[Campaigns, None] = {}  # of which it is to be measured (anew)
         self._offered: frozenset[str] = frozenset()  # by campaigns; a lost picture is tried once
 
     @property
@@ -111,6 +117,27 @@ class Taste:
         for _ in self._learn_once():
             pass
         return self._now
+
+    def among(self, campaigns: Iterable[str]) -> Agreement | None:
+        """Return how well the votes of these campaigns alone predict each other, as last measured.
+
+        None until it was, and while they are too few. Measured anew in the background, when enough
+        votes came since.
+        """
+        key = tuple(campaigns)
+        last, now = self._among.get(key), self._counted(key)
+        if last is None or _is_behind(last.counted, now, last.counted[0]):
+            with self._lock:
+                self._asked[key] = None
+            self.refresh()
+        return last.agreement if last else None
+
+    def measured(self, campaigns: Iterable[str]) -> Agreement | None:
+        """Return the same, measured now; for commands that hold the device."""
+        key = tuple(campaigns)
+        for _ in self._measure(key):
+            pass
+        return self._among[key].agreement
 
     def want(self, pictures: Iterable[str]) -> None:
         """Have features of these pictures made in the background, where they are missing."""
@@ -178,14 +205,12 @@ class Taste:
         return found, self._feature_cache().encoder
 
     def _is_behind(self) -> bool:
-        votes, undos = self._votes.events()
-        seen = self._now.events
-        return votes - seen[0] + undos - seen[1] >= max(REFIT_AFTER, REFIT_GROWTH * self._now.votes)
+        return _is_behind(self._now.events, self._votes.events(), self._now.votes)
 
     def _learn(self) -> Iterator[Event]:
         """Refit, and again for what came meanwhile: a job that runs is not queued twice."""
         yield from self._learn_once()
-        while self._wanted or self._is_behind():
+        while self._wanted or self._asked or self._is_behind():
             yield from self._learn_once()
 
     def _learn_once(self) -> Iterator[Event]:
@@ -207,6 +232,11 @@ class Taste:
         for campaign, pictures in shown.items():
             self._lay_out(campaign, pictures)
             yield StageProgress("reward", 2, 2, None)
+        with self._lock:
+            asked = list(self._asked)
+            self._asked = {}
+        for key in asked:
+            yield from self._measure(key)
 
     def _fit(self, events: tuple[int, int]) -> Iterator[Event]:
         """Fit the reward to the newest votes, and see how well it predicts."""
@@ -231,6 +261,30 @@ class Taste:
             pass
         with self._lock:
             self._now = replace(found, features=self._now.features)
+
+    def _counted(self, campaigns: Campaigns) -> tuple[int, int]:
+        """Return how many votes some campaigns got, and how many of them were taken back."""
+        tallies = [self._votes.tally(campaign) for campaign in campaigns]
+        undone = sum(tally.undone for tally in tallies)
+        return undone + sum(t.votes + t.skips + t.on_one_picture for t in tallies), undone
+
+    def _measure(self, campaigns: Campaigns) -> Iterator[Event]:
+        """Measure how well the newest votes of some campaigns predict each other."""
+        from studio.training.preference.comparisons import comparisons_from_votes
+        from studio.training.preference.reward_check import held_out_agreement
+
+        counted = self._counted(campaigns)
+        votes: list[Vote] = []
+        older = self._votes.before_newest(NEWEST_VOTES, campaigns)
+        newest = (v for one in campaigns for v in self._votes.votes(one, after=older))
+        for number, vote in enumerate(newest):
+            votes.append(vote)
+            if number % PAGE == 0:
+                yield StageProgress("agreement", 0, 2, None)
+        yield from self.embed(list(dict.fromkeys(s for v in votes for s in (v.left, v.right) if s)))
+        agreement = held_out_agreement(comparisons_from_votes(votes, self._now.features))
+        self._among = {**self._among, campaigns: _Among(counted, agreement)}
+        yield StageProgress("agreement", 2, 2, None)
 
     def _lay_out(self, campaign: str, pictures: Sequence[CampaignPicture]) -> None:
         """Project a campaign's pictures, so that choosing a pair is a matter of milliseconds."""
@@ -266,6 +320,19 @@ class Taste:
     def _read(self, sha256: str) -> Image.Image:
         with Image.open(io.BytesIO(self._pictures.content(sha256))) as image:
             return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class _Among:
+    """How well the votes of some campaigns predict each other."""
+
+    counted: tuple[int, int]  # votes and undos then
+    agreement: Agreement | None
+
+
+def _is_behind(seen: tuple[int, int], now: tuple[int, int], votes: int) -> bool:
+    """Whether so much happened, in (votes, undos), that what came of `votes` is to be made anew."""
+    return sum(now) - sum(seen) >= max(REFIT_AFTER, REFIT_GROWTH * votes)
 
 
 @dataclass(frozen=True)

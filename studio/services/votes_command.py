@@ -36,7 +36,7 @@ class Stats:
     held_out_agreement: float | None  # share of decisive votes predicted right, 5-fold by prompt
     agreement_low: float | None  # of its 95 % interval
     agreement_high: float | None
-    self_consistency: float | None  # share of repeated pairs that were answered as before
+    self_consistency: float | None  # share of pairs decided twice, decided alike
     encoder: str  # whose features the reward learned on
 
 
@@ -110,11 +110,13 @@ def _stats(args: argparse.Namespace, studio: Studio) -> int:
 
 
 def stats(studio: Studio, campaign: str = "") -> Stats:
-    """Count the votes and fit the taste anew. Raises NotFoundError for an unknown campaign."""
-    preference = studio.preference
-    tally = preference.votes.tally(_campaign_id(studio, campaign))
-    taste = preference.taste.learned()
-    agreement = taste.agreement
+    """Count the votes, of one campaign or all, and see how well they predict each other.
+
+    Raises NotFoundError for an unknown campaign.
+    """
+    preference, campaign_id = studio.preference, _campaign_id(studio, campaign)
+    tally, taste = preference.votes.tally(campaign_id), preference.taste
+    agreement = taste.measured([campaign_id]) if campaign_id else taste.learned().agreement
     return Stats(
         votes=tally.votes,
         raters=tally.raters,
@@ -123,7 +125,7 @@ def stats(studio: Studio, campaign: str = "") -> Stats:
         agreement_low=None if agreement is None else round(agreement.low, 4),
         agreement_high=None if agreement is None else round(agreement.high, 4),
         self_consistency=round(tally.repeats_same / tally.repeats, 4) if tally.repeats else None,
-        encoder=taste.encoder,
+        encoder=taste.looked_at([])[1].name,
     )
 
 
@@ -152,13 +154,10 @@ def _campaign_id(studio: Studio, name: str) -> str | None:
 
 
 def _report(args: argparse.Namespace, studio: Studio) -> int:
-    preference = studio.preference
-    campaign = preference.campaigns.named(args.campaign)
+    campaign = studio.preference.campaigns.named(args.campaign)
+    page, table = studio.preference.standing.report(campaign.id)
     args.output.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("study.html", preference.standing.report_page(campaign.id)),
-        ("study.csv", preference.standing.report_table(campaign.id)),
-    ):
+    for name, text in (("study.html", page), ("study.csv", table)):
         (args.output / name).write_text(text, encoding="utf-8")
         sys.stdout.write(f"{args.output / name}\n")
     return 0
@@ -175,7 +174,7 @@ def _as_text(found: Stats) -> str:
             f"pairs ({found.agreement_low:.1%} to {found.agreement_high:.1%}); a coin gets 50 %."
         )
     if found.self_consistency is not None:
-        lines.append(f"Pairs asked twice were answered alike in {found.self_consistency:.1%}.")
+        lines.append(f"Pairs decided twice were decided alike in {found.self_consistency:.1%}.")
     return "\n".join([*lines, f"Features: {found.encoder or 'none yet'}."]) + "\n"
 
 

@@ -186,9 +186,9 @@ class GpuWorker:
             self._board.tickets.sort(key=lambda ticket: rank.get(ticket.job_id, len(rank)))
 
     def job_ids(self) -> tuple[str, ...]:
-        """Return the ids of the jobs that run or wait, in the order in which they will run."""
+        """Return the ids of the jobs that run or wait, in their order; held ones do neither."""
         with self._changed:
-            return tuple(ticket.job_id for ticket in sorted(self._board.tickets, key=_turn))
+            return tuple(ticket.job_id for ticket in sorted(self._waiting(), key=_turn))
 
     def close(self, timeout: float = 60.0) -> bool:
         """Interrupt what runs after its current step, leave what waits, and end the thread.

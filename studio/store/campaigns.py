@@ -29,7 +29,8 @@ from studio.core.request import AdapterUse, GenerationRequest
 from studio.core.vote import DECISIVE, is_sha256
 from studio.store.database import Database
 from studio.store.raters import check_name
-from studio.store.tables import CAMPAIGN_PICTURES, CAMPAIGNS, PAIRS, UNDOS, VOTES
+from studio.store.tables import CAMPAIGN_PICTURES, CAMPAIGNS, PAIRS, VOTES
+from studio.store.vote_rows import not_undone
 
 PAGE = 1000
 MAX_PROMPTS = 10_000
@@ -273,7 +274,6 @@ class CampaignStore:
             .subquery()
         )
         asked = exists().where(PAIRS.c.repeat_of == window.c.id, PAIRS.c.state != "dropped")
-        undone = exists().where(UNDOS.c.vote_id == window.c.id)
         query = (
             select(window.c.id)
             .where(
@@ -281,7 +281,7 @@ class CampaignStore:
                 window.c.repeat_of.is_(None),
                 window.c.pair_id != "",
                 ~asked,
-                ~undone,
+                not_undone(window),
             )
             .order_by(window.c.number.desc())
         )

@@ -82,7 +82,8 @@ class Database:
             if self.is_sqlite:
                 connection = self.engine.raw_connection()  # no BEGIN: a checkpoint refuses one
                 try:
-                    connection.driver_connection.execute("PRAGMA optimize")
+                    with contextlib.suppress(sqlite3.OperationalError):  # a full disk: it can wait
+                        connection.driver_connection.execute("PRAGMA optimize")
                     connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 finally:
                     connection.close()

@@ -23,8 +23,45 @@ from studio.core.lesson import MOST_PICTURES, Lesson, LessonPicture, check_capti
 from studio.store.files import atomic_write, open_picture, read_bytes
 
 FOLDER = "teaching"  # in the data folder
-PICTURE_ENDINGS = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl"}
+PICTURE_ENDINGS = frozenset(  # of what is meant to be learned from, whether it can be read or not
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".jp2",
+        ".ico",
+        ".tga",
+        ".svg",
+        ".svgz",
+        ".psd",
+        ".psb",
+        ".xcf",
+        ".kra",
+        ".clip",
+        ".ai",
+        ".eps",
+        ".exr",
+        ".hdr",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".raf",
+        ".rw2",
+    ]
 )
 LARGEST_SIDE = 2048  # pixels; no model of today is taught larger ones
 THUMBNAIL_SIDE = 256  # pixels

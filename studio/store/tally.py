@@ -72,10 +72,10 @@ class TallyChanges:
             self._count_repeat(vote, repeated, step)
 
     def _count_repeat(self, repeat: Vote, repeated: Vote, step: int) -> None:
-        if "votes" in _OF_CHOICE[repeat.choice] and "votes" in _OF_CHOICE[repeated.choice]:
+        same = repeat.repeats_decision(repeated)
+        if same is not None:
             self._changes[repeat.campaign, repeat.rater, "repeats"] += step
-            if repeat.agrees_with(repeated):
-                self._changes[repeat.campaign, repeat.rater, "repeats_same"] += step
+            self._changes[repeat.campaign, repeat.rater, "repeats_same"] += step * same
 
 
 def sum_tallies(

@@ -10,9 +10,9 @@ from sqlalchemy.engine import Connection
 
 from studio.core.errors import VoteRefusedError
 from studio.core.vote import Vote
-from studio.store.tables import UNDOS, VOTES
+from studio.store.tables import VOTES
 from studio.store.tally import TallyChanges
-from studio.store.vote_rows import ON_A_PAIR, same_vote, vote_of, vote_values
+from studio.store.vote_rows import ON_A_PAIR, not_undone, same_vote, vote_of, vote_values
 
 BATCH = 500  # votes a statement
 
@@ -56,8 +56,7 @@ def refuse_second_votes(connection: Connection, after: int) -> None:
             & (other.c.number != VOTES.c.number),
         )
         .where(VOTES.c.number > after, VOTES.c.attempt > 0, ON_A_PAIR)
-        .where(VOTES.c.id.not_in(select(UNDOS.c.vote_id)))
-        .where(other.c.id.not_in(select(UNDOS.c.vote_id)))
+        .where(not_undone(), not_undone(other))
     )
     found = connection.execute(query.limit(1)).scalar()
     if found is not None:
@@ -76,7 +75,7 @@ def _by_id(connection: Connection, ids: Sequence[str], standing: bool = False) -
         return {}
     query = select(VOTES).where(VOTES.c.id.in_(ids))
     if standing:
-        query = query.where(VOTES.c.id.not_in(select(UNDOS.c.vote_id)))
+        query = query.where(not_undone())
     return {row["id"]: vote_of(row) for row in connection.execute(query).mappings()}
 
 

@@ -7,11 +7,11 @@ A vote is acknowledged after its commit, which the database flushes to disk. Sum
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from sqlalchemy import Select, func, insert, select, update
-from sqlalchemy.engine import Connection
+from sqlalchemy import Column, Select, func, insert, select, update
+from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
 from studio.core.errors import NotFoundError, VoteRefusedError
@@ -20,7 +20,15 @@ from studio.store.database import Database
 from studio.store.tables import PAIRS, UNDOS, VOTES
 from studio.store.tally import TallyChanges, sum_tallies, tallies_by_rater
 from studio.store.vote_batches import BATCH, add_batch, newest_number, refuse_second_votes
-from studio.store.vote_rows import ON_A_PAIR, same_vote, vote_of, vote_values
+from studio.store.vote_rows import (
+    BRIEF,
+    ON_A_PAIR,
+    BriefVote,
+    not_undone,
+    same_vote,
+    vote_of,
+    vote_values,
+)
 
 PAGE = 1000  # votes in memory while all are read
 
@@ -69,6 +77,23 @@ class VoteStore:
             for undo in undos:
                 self._undo(connection, undo, changes)
             refuse_second_votes(connection, before)
+            changes.write(connection)
+        return added
+
+    def replace_session(self, votes: Sequence[Vote], event_id: Callable[[], str]) -> int:
+        """Store what a rater says in a session instead of all before in it: all at once or nothing.
+
+        `votes` have one rater and session; `event_id` makes the ids of the undos. Returns how many
+        votes were new. Raises `VoteRefusedError`.
+        """
+        rater, session_id = votes[0].rater, votes[0].session_id
+        query = _votes(False).where(VOTES.c.rater == rater, VOTES.c.session_id == session_id)
+        with self._writer.begin() as connection:
+            changes = TallyChanges()
+            for row in connection.execute(query).mappings().all():
+                event = Undo(event_id(), row["id"], self._clock(), rater, session_id)
+                self._undo(connection, event, changes)
+            added = add_batch(connection, votes, changes)
             changes.write(connection)
         return added
 
@@ -133,18 +158,17 @@ class VoteStore:
         up_to: int | None = None,
     ) -> Iterator[tuple[int, Vote]]:
         """Yield (number, vote) as `votes` does."""
-        query = _votes(include_undone).order_by(VOTES.c.number).limit(PAGE)
+        query = _votes(include_undone)
         query = query if up_to is None else query.where(VOTES.c.number <= up_to)
         query = query if campaign is None else query.where(VOTES.c.campaign == campaign)
         query = query if rater is None else query.where(VOTES.c.rater == rater)
-        while True:
-            with self._engine.connect() as connection:
-                rows = connection.execute(query.where(VOTES.c.number > after)).mappings().all()
-            for row in rows:
-                yield row["number"], vote_of(row)
-            if len(rows) < PAGE:
-                return
-            after = rows[-1]["number"]
+        for row in self._rows(query, VOTES.c.number, after):
+            yield row.number, vote_of(row._mapping)
+
+    def brief(self, campaign: str) -> Iterator[BriefVote]:
+        """Yield what is counted of a campaign's votes, as `votes` does, several times as fast."""
+        query = _votes(False).with_only_columns(*BRIEF).where(VOTES.c.campaign == campaign)
+        return map(BriefVote._make, self._rows(query, VOTES.c.number))
 
     def undos(self, campaign: str | None = None, *, up_to: int | None = None) -> Iterator[Undo]:
         """Yield undos in the order of their arrival, a page in memory at a time.
@@ -154,18 +178,8 @@ class VoteStore:
         undone = select(UNDOS).join(VOTES, VOTES.c.id == UNDOS.c.vote_id)
         undone = undone if campaign is None else undone.where(VOTES.c.campaign == campaign)
         undone = undone if up_to is None else undone.where(VOTES.c.number <= up_to)
-        after = 0
-        while True:
-            query = undone.where(UNDOS.c.number > after).order_by(UNDOS.c.number)
-            with self._engine.connect() as connection:
-                rows = connection.execute(query.limit(PAGE)).mappings().all()
-            for row in rows:
-                yield Undo(
-                    row["id"], row["vote_id"], row["created_at"], row["rater"], row["session_id"]
-                )
-            if len(rows) < PAGE:
-                return
-            after = rows[-1]["number"]
+        for row in self._rows(undone, UNDOS.c.number):
+            yield Undo(row.id, row.vote_id, row.created_at, row.rater, row.session_id)
 
     def newest(self, rater: str, session_id: str | None = None) -> Vote | None:
         """Return the rater's last vote that stands, of one session or of all; None without any."""
@@ -183,6 +197,16 @@ class VoteStore:
         """
         with self._engine.connect() as connection:
             return newest_number(connection)
+
+    def before_newest(self, count: int, campaigns: Iterable[str]) -> int:
+        """Return an `after` for `votes` that leaves the newest `count` of some campaigns.
+
+        Votes that were taken back count too. 0 when there are not more.
+        """
+        query = select(VOTES.c.number).where(VOTES.c.campaign.in_(list(campaigns)))
+        with self._engine.connect() as connection:
+            newest = query.order_by(VOTES.c.number.desc()).offset(count).limit(1)
+            return connection.execute(newest).scalar() or 0
 
     def events(self) -> tuple[int, int]:
         """Return the newest numbers of votes and undos: equal when nothing has happened."""
@@ -204,6 +228,17 @@ class VoteStore:
         """Return each rater's counts by name, of one campaign or all together."""
         with self._engine.connect() as connection:
             return tallies_by_rater(connection, campaign)
+
+    def _rows(self, query: Select, number: Column, after: int = 0) -> Iterator[Row]:
+        """Yield a query's rows with a larger `number` in its order, a page in memory at a time."""
+        query = query.order_by(number).limit(PAGE)
+        while True:
+            with self._engine.connect() as connection:
+                rows = connection.execute(query.where(number > after)).all()
+            yield from rows
+            if len(rows) < PAGE:
+                return
+            after = rows[-1].number
 
     def _add(self, connection: Connection, vote: Vote) -> Vote:
         known = _find(connection, vote.id)
@@ -253,10 +288,7 @@ _ANSWERED = (
 
 
 def _votes(include_undone: bool) -> Select:
-    query = select(VOTES)
-    if not include_undone:
-        query = query.outerjoin(UNDOS, UNDOS.c.vote_id == VOTES.c.id).where(UNDOS.c.id.is_(None))
-    return query
+    return select(VOTES) if include_undone else select(VOTES).where(not_undone())
 
 
 def _find(connection: Connection, vote_id: str) -> Vote | None:

@@ -93,6 +93,12 @@ def latest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def newest_sum(folder: Path) -> str:
+    """Return the SHA-256 of the newest checkpoint's manifest, '' when there is none."""
+    manifests = [path / "MANIFEST.json" for path in _folders(folder)[-1:]]
+    return next((_sha256(path) for path in manifests if path.is_file()), "")
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Flatten an optimizer's state to named tensors: '<parameter number>.<name>'."""
     state = optimizer.state_dict()["state"]

@@ -1,4 +1,4 @@
-"""A run of fine-tuning: epochs of PPO on a LoRA, each committed, each resumable to the bit.
+"""A run of fine-tuning: epochs of learning on a LoRA, each committed, each resumable to the bit.
 
     look -> [sample -> score -> advantages -> update -> look -> commit] x epochs
 
@@ -10,9 +10,10 @@ seed and the epoch, so a run that was killed goes on as if it had not been.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,14 @@ from studio.training.update import DivergedError, Update, UpdateFigures, make_op
 SAMPLE, SCORE, ADVANTAGES, UPDATE, LOOK = "sample", "score", "advantages", "update", "look"
 
 
+@dataclass(frozen=True)
+class Start:
+    """An adapter that a run goes on from."""
+
+    adapter: Path
+    strength: float = 1.0  # as it was kept
+
+
 def load_base(folder: Path, name: str, device: str, sha256: str) -> LatentDiffusionModel:
     """Load a model of this run's own, in fp32, on all cores. Raises ModelError."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
@@ -67,14 +76,14 @@ def finetune(
     config: FineTuneConfig,
     tools: ProbeTools,
     folder: Path,
-    start: Path | None = None,
+    start: Start | None = None,
     team: Team = ALONE,
 ) -> Iterator[Event]:
     """Train an adapter on `model` towards `reward`, or go on with the run in `folder`.
 
     `model` is this run's own, in fp32; it is given back without the adapter. Yields after every
     U-Net call, and EpochDone when an epoch is committed; who stops pulling stops the run, which
-    then goes on from the last committed epoch. `start` is an adapter to begin with. Every process
+    then goes on from the last committed epoch. `start` is what to begin with. Every process
     of a `team` calls this with the same arguments; the one that leads writes the folder.
 
     Raises TrainingError when the folder holds another run, DiskFullError, ModelError.
@@ -82,8 +91,8 @@ def finetune(
     add_trainable_adapter(model.unet, config.rank, config.seed)
     try:
         if start is not None:
-            continue_from(model.unet, start)
-        yield from _Run(model, reward, config, tools, RunFolder(folder), team).events()
+            continue_from(model.unet, start.adapter, start.strength)
+        yield from _Run(model, reward, config, tools, RunFolder(folder), team).events(start)
     finally:
         remove_trained_adapter(model.unet)
 
@@ -141,7 +150,7 @@ class _Run:
         self._watch = Stopwatch()  # of this epoch
         self._calls = 0  # of the U-Net, in this epoch
 
-    def events(self) -> Iterator[Event]:
+    def events(self, start: Start | None) -> Iterator[Event]:
         """Go through the epochs that are left; each is timed without what others did meanwhile."""
         identity = self.config.identity(self.model.sha256, self.reward.identity)
         if self.team.leads:
@@ -149,7 +158,7 @@ class _Run:
         self.team.wait()
         self._resume()
         if self.state.base is None:
-            yield from self._watch.timed(self._first_look())
+            yield from self._watch.timed(self._first_look(start))
             self._commit()
             yield StageArtifact(LOOK, str(self.folder.picture(0)))
         while not self.state.stopped and not self._finished():
@@ -177,10 +186,17 @@ class _Run:
         planned = self.state.epochs or self.config.epochs
         return 0 < planned <= self.state.epoch
 
-    def _first_look(self) -> Generator[Event, None, None]:
-        """Measure the base: what the guards compare with."""
-        images = yield from self._look(0)
+    def _first_look(self, start: Start | None) -> Generator[Event, None, None]:
+        """Measure the base, and what the run starts from: what the guards compare with."""
+        with adapter_off(self.model.unet):
+            images = yield from self._look(0)
         self.state.base = self._figures(images, reward_mean=0.0, kl=0.0)
+        if start is not None:
+            own = yield from self._strip(self.config.look, self.team)
+            images = np.concatenate(self.team.gathered(own))
+            self.state.start = self._figures(images, reward_mean=0.0, kl=0.0)
+            digest = hashlib.sha256(start.adapter.read_bytes()).hexdigest()
+            self.state.began_with = {"sha256": digest, "strength": start.strength}
         self.state.spent += max(self.team.gathered(self._watch.seconds))
 
     def _epoch(self) -> Generator[Event, None, None]:
@@ -212,9 +228,11 @@ class _Run:
         self.state.spent += seconds
         base, guards = self.state.base, self.config.guards
         assert base is not None, "the first look comes before the first epoch"
-        learned = self.reward.learned
-        self.state.stopped = why_to_stop(self.state.history, base, guards, learned=learned)
-        if not self.state.stopped and self.state.is_best(now):
+        self.state.stopped = why_to_stop(
+            self.state.history, base, guards, learned=self.reward.learned, start=self.state.start
+        )
+        self.state.beyond = bool(self.state.stopped) and not self.state.good_epoch
+        if self.state.beyond or (not self.state.stopped and self.state.is_best(now)):
             self.good = adapter_state(self.model.unet)
             self.state.good_epoch = number
         self.state.plan(self.config, seconds)
@@ -374,13 +392,17 @@ class _Run:
             return
         strength = yield from self._settled()
         restore_adapter(self.model.unet, weakened(self.good, strength))
-        lineage = self._lineage(self.state.good_epoch) | {"strength": strength}
+        lineage = self._lineage(self.state.good_epoch if strength else 0) | {"strength": strength}
         path, _ = save_adapter(self.model.unet, self.folder.path, lineage)
         sentences = [self.state.stopped] if self.state.stopped else []
-        if strength < 1:
+        if not strength:
+            sentences.append("Even a tenth of it does, so the result draws as the base does.")
+        elif strength < 1:
+            why = ", within what a run may change" if self.state.beyond else ""
+            why = why or ": further on the pictures' subjects begin to fade"
             sentences.append(
-                f"Kept at {strength:.0%} of its strength: further on the pictures' subjects begin "
-                f"to fade. At strength {1 / strength:.2g} it draws as it was trained."
+                f"Kept at {strength:.0%} of its strength{why}. At strength {1 / strength:.2g} it "
+                "draws as it was trained."
             )
         if sentences:
             yield Notice(" ".join(sentences))
@@ -390,21 +412,41 @@ class _Run:
         """Return the largest strength, in tenths, at which the pictures stay like the base's.
 
         A taste is met early on the way, and subjects fade towards its end (see LOG.md). Likeness
-        falls as strength rises, so a few looks find it.
+        falls as strength rises, so a few looks find it. A first epoch that went further than the
+        guards allow is weakened until they do: a run that learned leaves something.
         """
-        least, self._calls = self.config.guards.likeness, 0
-        if not self.reward.learned or least <= 0 or not self.state.good_epoch:
+        state, self._calls, before = self.state, 0, None
+        alike = self.reward.learned and self.config.guards.likeness > 0
+        if not state.good_epoch or not (alike or state.beyond):
             return 1.0
-        with adapter_off(self.model.unet):
-            before = yield from self._strip(self.config.settling, ALONE)
-        good, wanted = 1, 10  # tenths: the least that is kept, and what is looked at
-        bad = 11
+        if alike:
+            with adapter_off(self.model.unet):
+                before = yield from self._strip(self.config.settling, ALONE)
+        good, bad, wanted = 1, 11, 10  # tenths: the least that is kept, and more than there is
+        if state.beyond:
+            good, bad, wanted = 0, 10, 5
         while bad - good > 1:
             restore_adapter(self.model.unet, weakened(self.good, wanted / 10))
-            after = yield from self._strip(self.config.settling, ALONE)
-            good, bad = (wanted, bad) if likeness(after, before) >= least else (good, wanted)
+            fits = yield from self._fits(wanted / 10, before)
+            good, bad = (wanted, bad) if fits else (good, wanted)
             wanted = (good + bad) // 2
         return good / 10
+
+    def _fits(self, strength: float, before: Images | None) -> Generator[Event, None, bool]:
+        """Whether the result, at the strength that it has now, may be kept."""
+        state, guards = self.state, self.config.guards
+        if before is not None:
+            after = yield from self._strip(self.config.settling, ALONE)
+            if likeness(after, before) < guards.likeness:
+                return False
+        if not state.beyond:
+            return True
+        images = yield from self._strip(self.config.look, ALONE)
+        kl = state.history[-1].kl * strength**2  # means move in proportion, nearly
+        now = self._figures(images, reward_mean=0.0, kl=kl)
+        assert state.base is not None, "the first look comes before the first epoch"
+        learned = self.reward.learned
+        return not why_to_stop([now], state.base, guards, learned=learned, start=state.start)
 
     def _lineage(self, epoch: int) -> dict[str, object]:
         return {
@@ -414,6 +456,7 @@ class _Run:
             "reward": self.reward.name,
             "reward_identity": self.reward.identity,
             **self.reward.lineage,
+            "began_with": self.state.began_with,
             "epoch": epoch,
             "config": self.config.summary(),
         }

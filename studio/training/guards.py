@@ -25,7 +25,7 @@ class GuardConfig:
     fidelity_drop: float = 0.15  # share of the base's prompt fidelity
     look_factor: float = 2.0  # brightness, saturation, sharpness: times or divided by; learned only
     reach: float = 2.0  # learned only: how far held-out pictures may rise, in standard deviations
-    # between the base's pictures of one prompt; votes compared none that lie much further apart
+    # between the first pictures of one prompt; votes compared none that lie much further apart
     likeness: float = 0.974  # learned only: how like the base's a result's pictures stay, see
     # probes.py; subjects fade below it (measured). A result is weakened until they are; 0: never
     patience: int = 4  # epochs in which training rewards may rise while held-out ones fall
@@ -43,10 +43,19 @@ class EpochFigures:
 
 
 def why_to_stop(
-    epochs: Sequence[EpochFigures], base: EpochFigures, config: GuardConfig, *, learned: bool
+    epochs: Sequence[EpochFigures],
+    base: EpochFigures,
+    config: GuardConfig,
+    *,
+    learned: bool,
+    start: EpochFigures | None = None,
 ) -> str:
-    """Return the reason to stop after the last of `epochs` in a sentence; empty to go on."""
-    now = epochs[-1]
+    """Return the reason to stop after the last of `epochs` in a sentence; empty to go on.
+
+    What the pictures may lose is counted from the base, however many rounds ago that was. How far
+    the reward may rise is counted from the `start` of this round, since its votes are about that.
+    """
+    now, start = epochs[-1], start or base
     if now.kl > config.kl_budget:
         return (
             f"Stopped: the model moved {now.kl:.0f} nats a step away from its base, and the budget "
@@ -56,8 +65,8 @@ def why_to_stop(
         _drop(DIVERSITY, "the pictures became alike", now, base, config.diversity_drop)
         or _drop(FIDELITY, "the pictures left their prompts", now, base, config.fidelity_drop)
         or (_look(now, base, config.look_factor) if learned else "")
-        or (_beyond(now, base, config.reach * base.spread) if learned else "")
-        or _hacked(epochs, base, config.patience)
+        or (_beyond(now, start, config.reach * start.spread) if learned else "")
+        or _hacked(epochs, start, config.patience)
     )
 
 
@@ -80,28 +89,28 @@ def _look(now: EpochFigures, base: EpochFigures, factor: float) -> str:
     return ""
 
 
-def _beyond(now: EpochFigures, base: EpochFigures, reach: float) -> str:
+def _beyond(now: EpochFigures, start: EpochFigures, reach: float) -> str:
     """A learned reward is a guess beyond the pictures that were compared; 0 is no limit."""
-    if reach <= 0 or now.reward_held_out - base.reward_held_out <= reach:
+    if reach <= 0 or now.reward_held_out - start.reward_held_out <= reach:
         return ""
     return (
-        "Stopped: the votes compared no pictures that differ as much as these now do from the "
-        "base's. Rate the new pictures, and go on from there."
+        "Stopped: the votes compared no pictures that differ as much as these now do from "
+        "those that it began with. Rate the new pictures, and go on from there."
     )
 
 
-def _hacked(epochs: Sequence[EpochFigures], base: EpochFigures, patience: int) -> str:
-    """Training rewards above those before, held-out ones below the base's, all the while."""
+def _hacked(epochs: Sequence[EpochFigures], start: EpochFigures, patience: int) -> str:
+    """Training rewards above those before, held-out ones below the start's, all the while."""
     if len(epochs) < 2 * patience:
         return ""
     recent, earlier = epochs[-patience:], epochs[-2 * patience : -patience]
     rises = _mean(recent) > _mean(earlier)
-    falls = all(epoch.reward_held_out < base.reward_held_out for epoch in recent)
+    falls = all(epoch.reward_held_out < start.reward_held_out for epoch in recent)
     if not (rises and falls):
         return ""
     return (
         f"Stopped: for {patience} epochs the reward rose on the prompts of the training and was "
-        "below the base's on the held-out ones."
+        "below where it began on the held-out ones."
     )
 
 

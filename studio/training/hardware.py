@@ -20,13 +20,18 @@ class Hardware:
 
     device: torch.device
     team: Team = ALONE
-    compile: bool = False  # the U-Net; faster on CUDA after minutes of compiling, slower on a CPU
-    bf16: bool = False  # on a CPU too; 1.5 times as fast where it has avx512_bf16, else far slower
+    compile: bool = False  # the U-Net; on CUDA, where it pays after minutes of compiling
+    bf16: bool = False  # the U-Net on a CPU too: 1.5 times as fast where `multiplies_bf16`
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute inside the block in bf16 on CUDA, in fp32 on a CPU unless `bf16` is asked for."""
         kind = self.device.type
         return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" or self.bf16)
+
+    def quickest(self, wanted: bool = True) -> AbstractContextManager[object]:
+        """Compute inside the block in bf16 where this device has units for it, else in fp32."""
+        quick = wanted and multiplies_bf16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=quick)
 
     def prepare(self, unet: UNet2DConditionModel) -> None:
         """Make a U-Net quick to train here: on a CPU attention is fp32 also inside `autocast`.
@@ -64,13 +69,27 @@ class PreciseAttention:
         return dropout(out(mixed.to(query.dtype).transpose(1, 2).flatten(2)))
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether a device has units for bf16: CUDA, and CPUs with avx512_bf16 or AMX.
+
+    On other CPUs it is emulated, and far slower than fp32.
+    """
+    if device.type != "cpu":
+        return device.type == "cuda"
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)  # by torch's version
+
+
 PLAIN = Hardware(torch.device("cpu"))
 
 
 def find_hardware(device: str = "", compiled: bool = False, bf16: bool = False) -> Hardware:
     """Return this process's place: alone, or as `accelerate launch` or torchrun set it.
 
-    device '' chooses the best one present. Raises ModelError when the wanted one is not there.
+    device '' chooses the best one present. `compiled` and `bf16` count where they make training
+    quicker: on CUDA, and on a device that multiplies bf16. Raises ModelError when the wanted device
+    is not there.
     """
     team, own = join_team(device)
-    return Hardware(choose_device(own), team, compiled, bf16)
+    found = choose_device(own)
+    return Hardware(found, team, compiled and found.type == "cuda", bf16 and multiplies_bf16(found))

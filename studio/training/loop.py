@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from studio.core.errors import DiskFullError, TrainingError
 from studio.core.events import StageArtifact, StageProgress
 from studio.training import checkpoint
 from studio.training.budget import Plan, measure, read_plan, write_plan
+from studio.training.made_with import MadeWith
 from studio.training.team import ALONE, Team
 
 Metrics = Mapping[str, Tensor | float]  # () each; of this process's part where there are several
@@ -75,12 +77,12 @@ def optimize(
     config: LoopConfig,
     folder: Path,
     team: Team = ALONE,
-    kind: str = "",
+    made_with: MadeWith | None = None,
 ) -> Iterator[StageProgress | StageArtifact]:
     """Train `module` for `config.steps` steps, resuming from `folder` if it holds a checkpoint.
 
-    kind: what the weights are taught beyond what their shapes say, in words; only a run of the same
-    kind is resumed.
+    made_with: what the shapes of the weights do not say of the run; only one of the same is
+    resumed. A checkpoint that does not say goes on as it always did.
 
     At the end the module carries the moving average if there is one. Who closes the generator
     loses nothing: what was trained since the last checkpoint is committed first. With a `team`
@@ -90,7 +92,7 @@ def optimize(
     Raises `TrainingError` when `folder` holds another configuration's run, and when the loss is not
     finite; the checkpoints on disk are then from before it happened.
     """
-    run = _Run(stage, module, config, (folder, kind), team)
+    run = _Run(stage, module, config, (folder, made_with or MadeWith()), team)
     module.train()
     if config.budget:
         run.config = yield from _planned(run, loss_at)
@@ -108,14 +110,14 @@ class _Run:
         stage: str,
         module: nn.Module,
         config: LoopConfig,
-        place: tuple[Path, str],  # folder, and the kind of run that it may hold
+        place: tuple[Path, MadeWith],  # folder, and the run that it may hold
         team: Team,
     ) -> None:
         self.stage, self.module, self.config = stage, module, config
-        (self.folder, self.kind), self.team = place, team
+        (self.folder, self.made_with), self.team = place, team
         self.optimizer = make_optimizer(module, config)
         self.ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
-        self.done = _resume(place, module, self.optimizer, self.ema)
+        self.done, self.record = _resume(place, module, self.optimizer, self.ema)
         self.committed = self.done
         self.spent = 0.0  # seconds of own work since this process began
         team.wait()  # nobody writes while another still reads
@@ -162,7 +164,9 @@ class _Run:
                 "ema": self.ema,
                 "optimizer": checkpoint.optimizer_tensors(self.optimizer),
             }
-            state = {"config": asdict(self.config), "kind": self.kind}
+            state = {"config": asdict(self.config), "kind": self.made_with.kind}
+            if self.record is not None:
+                state["made_with"] = self.record
             path = checkpoint.save(self.folder, self.done, groups, state)
             self.committed = self.done
             yield StageArtifact(self.stage, str(path))
@@ -267,30 +271,39 @@ def _logged_step(line: str) -> float:
 
 
 def _resume(
-    place: tuple[Path, str],
+    place: tuple[Path, MadeWith],
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: dict[str, Tensor],
-) -> int:
-    folder, kind = place
+) -> tuple[int, dict[str, Any] | None]:
+    """Return the step that the run has come to, and what its checkpoints record of it."""
+    folder, made_with = place
     folder.mkdir(parents=True, exist_ok=True)
     found = checkpoint.latest(folder)
     if found is None:
-        return 0
-    another = TrainingError(
-        f"The checkpoint in {folder} is from another configuration. Delete that folder, or "
-        "train with the configuration that it was made with."
-    )
+        return 0, made_with.record()
+    recorded = found.state.get("made_with")
+    if recorded is not None and (changes := made_with.changes(recorded)):
+        raise _another(folder, changes)
+    kind = made_with.kind
     if found.state.get("kind", kind) != kind or not _fits(optimizer, found.tensors["optimizer"]):
-        raise another
+        raise _another(folder)
     try:
         module.load_state_dict(found.tensors["weights"])
     except RuntimeError as error:
-        raise another from error
+        raise _another(folder) from error
     for name, value in found.tensors["ema"].items():
         ema[name].copy_(value)
     checkpoint.restore_optimizer(optimizer, found.tensors["optimizer"])
-    return found.step
+    return found.step, None if recorded is None else made_with.record(recorded)
+
+
+def _another(folder: Path, changes: Sequence[str] = ()) -> TrainingError:
+    told = f" ({'; '.join(changes)})" if changes else ""
+    return TrainingError(
+        f"The checkpoint in {folder} is from another configuration{told}. Delete that folder, or "
+        "move it away, to begin anew; or train on with what it was made with."
+    )
 
 
 def _fits(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from studio.core.errors import TrainingError
 from studio.training.preference.features import Encoder
-from studio.training.preference.reward import Reward
+from studio.training.preference.reward import Reward, reward_bytes
 
 JPEG_QUALITY = 95  # as in ddpo-pytorch's rewards
 LUMA = (0.2126, 0.7152, 0.0722)  # ITU-R BT.709
@@ -32,7 +32,7 @@ class RewardFunction:
     """A reward with a name and with what tells it from every other: (images, prompts) -> (B,)."""
 
     name: str
-    identity: str  # changes whenever the numbers would
+    identity: str  # what a run must find again to go on: its name, or votes, encoder and bound
     score: Callable[[Images, Sequence[str]], Tensor]  # the higher the better
     learned: bool = False  # from votes, so that it can be wrong about pictures it never saw
     lineage: Mapping[str, object] = field(default_factory=dict)  # where it comes from, as JSON
@@ -114,7 +114,12 @@ def learned_reward(reward: Reward, encoder: Encoder, k: float = 1.0) -> RewardFu
         return torch.from_numpy(reward.lower_bound(encoder.embed(images), k))
 
     identity = f"votes:{reward.votes_hash}:{encoder.sha256}:{k:g}"
-    lineage = {"votes": reward.votes, "votes_sha256": reward.votes_hash, "encoder": encoder.sha256}
+    lineage = {
+        "votes": reward.votes,
+        "votes_sha256": reward.votes_hash,
+        "encoder": encoder.sha256,
+        "reward_sha256": hashlib.sha256(reward_bytes(reward)).hexdigest(),
+    }
     return RewardFunction("taste", identity, score, learned=True, lineage=lineage)
 
 

@@ -132,9 +132,12 @@ class RunState:
     epoch: int = 0  # epochs done
     epochs: int = 0  # planned; 0 until `minutes` are turned into epochs
     good_epoch: int = 0  # of those that were well, the best on the held-out prompts
+    beyond: bool = False  # none was: it is the first, and is to be weakened until it is well
     spent: float = 0.0  # seconds computed
     stopped: str = ""  # why the run ended early, in a sentence
     base: EpochFigures | None = None
+    start: EpochFigures | None = None  # what an adapter to go on from drew; None without one
+    began_with: dict[str, Any] = field(default_factory=dict)  # that adapter: sha256 and strength
     history: list[EpochFigures] = field(default_factory=list)  # one an epoch
     statistics: dict[str, list[float]] = field(default_factory=dict)  # rewards by prompt
 
@@ -197,9 +200,10 @@ class RunFolder:
         if found is None:
             return None
         values = dict(found.state["run"])
-        base = values.pop("base")
+        first = {name: values.pop(name, None) for name in ("base", "start")}
+        looked = {name: EpochFigures(**found) if found else None for name, found in first.items()}
         history = [EpochFigures(**figures) for figures in values.pop("history")]
-        state = RunState(**values, base=EpochFigures(**base) if base else None, history=history)
+        state = RunState(**values, **looked, history=history)
         optimizer_state = found.tensors.get("optimizer", {})
 
         def restore(optimizer: torch.optim.Optimizer) -> None:

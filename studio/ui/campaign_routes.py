@@ -103,9 +103,13 @@ def owner_routes(studio: Studio) -> APIRouter:
         return _report(studio, campaign_id, kind)
 
     @router.get("/export/{campaign_id}.zip")
-    def export(campaign_id: str) -> StreamingResponse:
+    def export(
+        campaign_id: str, pseudonyms: bool = False, without_recipes: bool = False
+    ) -> StreamingResponse:
         campaign = campaigns.get(campaign_id)
-        parts = studio.preference.transfer.export_zip(campaign.id)
+        parts = studio.preference.transfer.export_zip(
+            campaign.id, pseudonyms=pseudonyms, without_recipes=without_recipes
+        )
         name = f"attachment; filename*=UTF-8''{quote(campaign.name, safe='')}.zip"
         headers = {"Content-Disposition": name} | dict(FRESH)
         return StreamingResponse(parts, 200, headers, "application/zip")

@@ -110,12 +110,18 @@ class DrawingHandlers:
         return self.changed(values, changes) | self.choices(entry, values | changes)
 
     def pick_preset(self, **values: Any) -> Updates:
-        """Take a style's size and steps into the form; its words join the prompt when drawing."""
+        """Take a style's size and steps into the form; its words join the prompt when drawing.
+
+        The negative prompt that another style brought goes with that style; a typed one stays.
+        """
         preset = self.preset(values)
         editor = self.form.controls.style_editor
+        brought = {one.negative_prompt for one in self.studio.presets.all()}
+        given = {"negative_prompt": ""} if values["negative_prompt"] in brought else {}
         if preset is None:
-            return self.changed(values, {}) | {editor["title"]: "", editor["words"]: ""}
-        given = {n: getattr(preset, n) for n in PRESET_FIELDS if getattr(preset, n) is not None}
+            self.kept.put_aside(values, given)
+            return self.changed(values, given) | {editor["title"]: "", editor["words"]: ""}
+        given |= {n: getattr(preset, n) for n in PRESET_FIELDS if getattr(preset, n) is not None}
         note = suits(preset, self._entry(values["model"]))
         self.kept.put_aside(values, given)
         return self.changed(values, given, said=note) | {

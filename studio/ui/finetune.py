@@ -57,7 +57,7 @@ def taste_json(studio: Studio, reward: str) -> dict[str, Any]:
     preference.taste.keep_up()
     campaign, known = read_reward(reward)
     ready = readiness(preference, campaign, known)
-    agreement = agreement_so_far(preference)
+    agreement = agreement_so_far(preference, campaign)
     return {
         "votes": ready.votes,
         "possible": ready.possible,
@@ -86,6 +86,7 @@ def run_json(studio: Studio, run: Run) -> dict[str, Any]:
         "epochs": run.epochs or plan.epochs,
         "prompts": len(plan.prompts),
         "held_out": list(plan.held_out),
+        "apart": plan.held_out != plan.prompts,  # fewer than three prompts are both
         "limits": limits(run),
         "rows": [{"epoch": row.epoch, **row.figures} for row in epochs],
         "about": dict(run.about),

@@ -211,7 +211,7 @@ def verdict_routes(studio: Studio) -> APIRouter:
             verdicts.by_reward(judged) if judged else None,
         )
         name = file_name(run.name)
-        content = archive(card, adapter.path, studio.finetuning.folder(run_id), name)
+        content = archive(card, adapter, studio.finetuning.folder(run_id), name)
         ascii_name = name.encode("ascii", "replace").decode().replace("?", "_")
         headers = {"Content-Disposition": f'attachment; filename="{ascii_name}.zip"'}
         return Response(content, 200, headers | dict(FRESH), "application/zip")

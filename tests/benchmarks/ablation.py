@@ -32,6 +32,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from studio.diffusion.schedule import add_noise, predicted_original_and_noise
 from studio.training.dataset import corpus as corpora
 from studio.training.loop import LoopConfig, optimize
+from studio.training.made_with import MadeWith
 from studio.training.stages.autoencoder import decode, encode
 from studio.training.stages.judge import features, load_network
 from studio.training.stages.pretrain import (
@@ -109,8 +110,9 @@ def run(
     torch.manual_seed(config.loop.seed)
     unet, alphas, begun = build_unet(config), training_schedule(config), time.process_time()
     for event in optimize(
-        "ablation", unet, lambda s: step_loss(unet, cache, config, alphas, s), config.loop, place
-    ):
+        "ablation", unet, lambda s: step_loss(unet, cache, config, alphas, s), config.loop, place,
+        made_with=MadeWith.of(name, config, {}),
+    ):  # fmt: skip
         sys.stderr.write(f"{name}: {event}\n")
     spent = time.process_time() - begun
     drawn = features(load_network(), decode(judged[0], sample(unet, config, cache)))

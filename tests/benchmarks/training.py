@@ -3,7 +3,9 @@
     python tests/benchmarks/training.py
 
 CPU time on one thread, sides in turn. Goals: a step at most 3.4 forward passes, the optimizer and
-the batch's making at most 5 % of a step each. The network has the recipe's own size; latents and
+the batch's making at most 5 % of a step each. Nothing here passes or fails: that a step is one
+forward pass and its gradient, and encodes nothing, is counted by tests/training/test_cost.py and
+test_recipe.py. The network has the recipe's own size; latents and
 text features are random, for their values cost nothing.
 """
 

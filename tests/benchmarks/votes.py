@@ -28,14 +28,15 @@ from studio.core.campaign import CampaignPicture, CampaignPlan, PairDraft
 from studio.core.settings import Settings
 from studio.core.vote import Vote
 from studio.store.database import Database, open_database
-from studio.store.tables import PAIRS, VOTES
+from studio.store.tables import PAIRS, UNDOS, VOTES
 from studio.store.tally import TallyChanges
 from studio.store.vote_rows import vote_values
-from tests.store.voting import Voting, open_voting, sha
+from tests.store.voting import Voting, open_voting, pair_values, sha
 
 SIZES = (10_000, 100_000)
 MILLION = 1_000_000
 CHUNK = 20_000
+UNDONE = 50  # one vote of so many is taken back
 PICTURES = 2_000
 RATERS = tuple(f"rater {number}" for number in range(40))
 REPEATS = 60
@@ -82,26 +83,22 @@ def fill(database: Database, campaign: str, first: int, number: int, groups: Gro
         draw = random.Random(begin)
         last = min(begin + CHUNK, first + number)
         votes = [synthetic_vote(n, campaign, groups, draw) for n in range(begin, last)]
-        pairs = [_pair_values(vote) for vote in votes]
+        pairs = [pair_values(vote) for vote in votes]
         with database.writer.begin() as connection:
             connection.execute(insert(VOTES), [vote_values(vote, 0) for vote in votes])
             connection.execute(insert(PAIRS), pairs)
             changes = TallyChanges()
             for vote in votes:
                 changes.add(vote, None)
+            for vote in votes[::UNDONE]:
+                changes.take_back(vote, None)
+            connection.execute(insert(UNDOS), [_undo_values(vote) for vote in votes[::UNDONE]])
             changes.write(connection)
 
 
-def _pair_values(vote: Vote) -> dict[str, object]:
-    shared = ("campaign", "rater", "prompt", "negative_prompt", "left", "right", "selection")
-    return {name: getattr(vote, name) for name in shared} | {
-        "id": vote.pair_id,
-        "left_name": f"left {vote.pair_id}",
-        "right_name": f"right {vote.pair_id}",
-        "held_out": int(vote.held_out),
-        "repeat_of": vote.repeat_of,
-        "state": "answered",
-    }
+def _undo_values(vote: Vote) -> dict[str, object]:
+    shared = {name: getattr(vote, name) for name in ("created_at", "rater", "session_id")}
+    return shared | {"id": f"undo of {vote.id}", "vote_id": vote.id}
 
 
 def timed(action: Callable[[], object], repeats: int = REPEATS) -> list[float]:

@@ -1,6 +1,6 @@
 """Clicks on a really started studio: how long until a vote is acknowledged, and a pair is there.
 
-    python tests/benchmarks/voting.py [--raters 1 20] [--million] [--folder DIR]
+    python tests/benchmarks/voting.py [--raters 1 20] [--million] [--folder DIR] [--postgresql]
 
 Raters are threads of another process, each with a connection of its own, who answer one pair after
 the other as the page does: pairs are asked for ahead, a click is one POST. Measured from the click
@@ -9,9 +9,12 @@ draws without a pause. Goals: p95 under 50 ms at one rater and 150 ms at twenty,
 drawing.
 
 With `--million`: how long the services take with a million votes in the database, in this process
-(goal: p95 under 100 ms for the next pairs and for statistics), and how much more memory the command
-takes that exports them than one that exports a thousand. They take minutes to write; a database
-that is kept in DIR is measured again, with the votes that this adds.
+(goal: p95 under 100 ms for the next pairs and for statistics), and how much longer and with how
+much more memory the commands take that export them and report about them than about a thousand.
+They take minutes to write; a database that is kept in DIR is measured again, with the votes that
+this adds. With `--postgresql` they are in a PostgreSQL that is started and removed again, with
+`--postgresql URL` on that server. With DIR (and URL) but without `--million`, the raters click in
+the database that is kept there.
 
 With `--haste`: raters who do not look at the pictures, each click at once after the last one. No
 rater does that; it shows how many clicks a second the studio takes in.
@@ -34,6 +37,7 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -44,6 +48,7 @@ from studio.core.settings import REPOSITORY, Settings
 from studio.services.rating import Answer
 from studio.services.studio import Studio, open_studio
 from tests.benchmarks.votes import MILLION, RATERS, fill, timed
+from tests.postgres_server import running_postgres
 from tests.services.rated import file_pictures, gallery_campaign
 from tests.ui.served import served
 
@@ -63,6 +68,8 @@ METRICS = {
 FEW = 1000  # votes of a campaign that is exported to compare with
 SITTING = 150  # clicks with a million votes behind them
 MILLION_GOAL = 100  # milliseconds
+COMMANDS = MappingProxyType({"export": ("--format", "jsonl", "--campaign"), "report": ()})
+SERVER = MappingProxyType({"fsync": "on", "shared_buffers": "128MB"})  # PostgreSQL's defaults
 OWNER = "owner:secret-owner"
 HASTE = "in haste"  # raters of this name do not look
 
@@ -159,28 +166,35 @@ def in_another_process(*words: object) -> dict[str, list[float]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(raters: tuple[int, ...] = CROWDS, haste: bool = False) -> list[dict]:
-    """Return the figures of every crowd, idle and while drawing."""
+def main(
+    raters: tuple[int, ...] = CROWDS, haste: bool = False, kept: Path | None = None, url: str = ""
+) -> list[dict]:
+    """Return the figures of every crowd, idle and while drawing, in a new or a `kept` database."""
     records: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
-        settings = replace(Settings(), data_dir=Path(folder) / "data")
-        settings.data_dir.mkdir()
+        settings = replace(Settings(), data_dir=(kept or Path(folder)) / "data", database_url=url)
+        if kept is None:
+            settings.data_dir.mkdir()
         studio = open_studio(settings)
-        file_pictures(studio, prompts=PROMPTS, each=EACH)
-        campaign = gallery_campaign(studio, name="clicks", strategy="eig").id
+        if kept is None:
+            file_pictures(studio, prompts=PROMPTS, each=EACH)
+            gallery_campaign(studio, name="many", strategy="eig")
+        campaign = studio.preference.campaigns.named("many").id
         studio.close()
-        with served(settings.data_dir, settings.models_dir, ["--auth", OWNER]) as running:
+        flags = ["--auth", OWNER, *(["--database", url] if url else [])]
+        sitting = uuid.uuid4().hex[:12]  # other raters each time that a database is measured
+        with served(settings.data_dir, settings.models_dir, flags) as running:
             owner = Rater(running.port, "owner", campaign, 0)
-            in_another_process(running.port, campaign, 2, 8, "warm")
+            in_another_process(running.port, campaign, 2, 8, f"warm {sitting}")
             for state in ("idle", "while drawing"):
                 if state != "idle":
-                    draw_without_pause(owner)
+                    draw_without_pause(owner, f"drawing {sitting}")
                 for count in raters:
                     clicks = CLICKS.get(count, 15)
                     tag = f"{HASTE}, {state}" if haste else state
                     say(f"{count} raters, {tag}: {count * clicks} clicks")
-                    found = in_another_process(running.port, campaign, count, clicks, tag)
-                    records += crowd_records(found, count, tag, records)
+                    words = (running.port, campaign, count, clicks, f"{tag} {sitting}")
+                    records += crowd_records(in_another_process(*words), count, tag, records)
     return records
 
 
@@ -189,11 +203,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def draw_without_pause(owner: Rater) -> None:
+def draw_without_pause(owner: Rater, name: str) -> None:
     """Begin to draw with the starter model, and wait for the first picture."""
     say("waiting for the first picture to be drawn")
     prompts = [f"red apple, number {number}" for number in range(200)]
-    plan = {"name": "drawing", "prompts": prompts, "contestants": [{"model": "starter"}]}
+    plan = {"name": name, "prompts": prompts, "contestants": [{"model": "starter"}]}
     made = json.loads(owner.ask("owner/campaigns", plan | {"pictures_per_prompt": 4}))
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -229,10 +243,12 @@ def crowd_records(found: dict, count: int, state: str, before: list[dict]) -> li
     return rows
 
 
-def million(votes: int = MILLION, folder: Path | None = None) -> list[dict]:
-    """Return what the services take with so many votes in the database."""
+def million(votes: int = MILLION, folder: Path | None = None, url: str = "") -> list[dict]:
+    """Return what the services take with so many votes in the database, SQLite without a `url`."""
     with tempfile.TemporaryDirectory() as scratch:
-        settings = replace(Settings(), data_dir=(folder or Path(scratch)) / "data")
+        settings = replace(
+            Settings(), data_dir=(folder or Path(scratch)) / "data", database_url=url
+        )
         if not settings.data_dir.exists():
             write_votes(settings, votes)
         studio = open_studio(settings)
@@ -241,7 +257,9 @@ def million(votes: int = MILLION, folder: Path | None = None) -> list[dict]:
         found = sitting(studio, many) | statistics_of(studio, many)
         studio.close()
         records = [_million_record(name, times, votes) for name, times in found.items()]
-        return records + export_records(settings, Path(scratch), votes)
+        for command in COMMANDS:
+            records += command_records(settings, Path(scratch), votes, command)
+        return records
 
 
 def write_votes(settings: Settings, votes: int) -> None:
@@ -249,13 +267,18 @@ def write_votes(settings: Settings, votes: int) -> None:
     settings.data_dir.mkdir(parents=True)
     studio = open_studio(settings)
     groups: dict[str, list[str]] = {}
-    for picture in file_pictures(studio, prompts=2 * PROMPTS, each=2 * EACH):
+    for picture in file_pictures(studio, 2 * PROMPTS, EACH, ("plain", "tuned")):
         groups.setdefault(picture.request.prompt, []).append(picture.sha256)
     many = gallery_campaign(studio, name="many", strategy="eig").id
     few = gallery_campaign(studio, name="few").id
-    fill(studio.databases.shared, few, votes + 1, FEW, groups)
-    fill(studio.databases.shared, many, 1, votes, groups)
-    studio.close()  # as after a day's work: statistics refreshed
+    shared, started = studio.databases.shared, time.perf_counter()
+    fill(shared, few, votes + 1, FEW, groups)
+    fill(shared, many, 1, votes, groups)
+    say(f"{votes} votes written in {time.perf_counter() - started:.0f} s")
+    if not shared.is_sqlite:  # what autovacuum does there within minutes
+        with shared.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")
+    studio.close()  # as after a day's work: SQLite's statistics refreshed
 
 
 def sitting(studio: Studio, campaign: str) -> dict[str, list[float]]:
@@ -291,25 +314,26 @@ def statistics_of(studio: Studio, campaign: str) -> dict[str, list[float]]:
     }
 
 
-def export_records(settings: Settings, folder: Path, votes: int) -> list[dict]:
-    """Export a thousand votes and then all, each by the command; compare peak memories."""
+def command_records(settings: Settings, folder: Path, votes: int, verb: str) -> list[dict]:
+    """Run a command about a thousand votes and then about all; compare peak memories."""
     records = []
     for name in ("few", "many"):
-        words = ["--data-dir", settings.data_dir, "--format", "jsonl", "--campaign", name]
-        command = [sys.executable, "launch.py", "votes", "export", "--skip-install"]
+        words = ["--data-dir", settings.data_dir, *COMMANDS[verb], name]
+        words += ["--database", settings.database_url] if settings.database_url else []
+        command = [sys.executable, "launch.py", "votes", verb, "--skip-install"]
         started, peak = time.perf_counter(), 0.0
         process = subprocess.Popen(
-            [*command, *map(str, words), "--output", folder / name], cwd=REPOSITORY
+            [*command, *map(str, words), "--output", folder / verb / name], cwd=REPOSITORY
         )
         while process.poll() is None:
             peak = max(peak, peak_memory(process.pid))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.02)
         if process.returncode:
-            raise SystemExit(f"The export of '{name}' failed.")
+            raise SystemExit(f"The {verb} of '{name}' failed.")
         records.append(
             {
-                "metric": f"voting: peak memory of the command that exports {name}",
+                "metric": f"voting: peak memory of `votes {verb}`, {name}",
                 "value": round(peak, 1),
                 "unit": "MiB",
                 "n": FEW if name == "few" else votes,
@@ -350,16 +374,19 @@ if __name__ == "__main__":
     parser.add_argument("--haste", action="store_true", help="raters who do not look")
     parser.add_argument("--million", nargs="?", type=int, const=MILLION, metavar="VOTES")
     parser.add_argument("--folder", type=Path, help="where the database of --million is kept")
+    parser.add_argument("--postgresql", nargs="?", const="", metavar="URL", help="of --million")
     parser.add_argument("--crowd", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.crowd:
         port, campaign, *numbers, tag = args.crowd
         print(json.dumps(crowd(int(port), campaign, *map(int, numbers), tag)))
     else:
-        found = (
-            million(args.million, args.folder)
-            if args.million
-            else main(tuple(args.raters), args.haste)
-        )
+        if not args.million:
+            found = main(tuple(args.raters), args.haste, args.folder, args.postgresql or "")
+        elif args.postgresql == "":
+            with running_postgres(SERVER) as server:
+                found = million(args.million, args.folder, server.new_database())
+        else:
+            found = million(args.million, args.folder, args.postgresql or "")
         for line in found:
             print(json.dumps(line))

@@ -15,8 +15,14 @@ RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "
 TABS = ("Text to image", "Image to image", "Inpaint", "Rate", "Fine-tune", "Teach", "Gallery")
 
 
+SETTLED = """() => Promise.all(document.getAnimations()
+  .filter((one) => one.effect?.getComputedTiming().endTime !== Infinity)
+  .map((one) => one.finished.catch(() => {}))).then(() => true)"""  # halfway colours are no fault
+
+
 def violations(page: Page) -> list[str]:
     """Return one line a violation: the rule, and the first places where it is broken."""
+    assert page.evaluate(SETTLED)
     found = Axe().run(page, options=RULES).response["violations"]
     return [
         f"{rule['id']}: {node['target']} {node['html'][:160]} {node['failureSummary'][:200]}"
@@ -57,3 +63,13 @@ def test_axe_finds_nothing_on_any_tab(visit: Callable[[], Page], mode: str):
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
     found["the keys"] = violations(page)
     assert {place: lines for place, lines in found.items() if lines} == {}
+
+
+def test_where_nothing_is_yet_the_page_leads_to_the_first_step(visit: Callable[[], Page]):
+    page = visit()
+    page.get_by_role("tab", name="Fine-tune", exact=True).click()
+    page.get_by_role("button", name="To the Rate tab").click()
+    page.get_by_role("button", name="Plan a campaign").click()
+    expect(page.get_by_label("Prompts", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Begin the campaign")).to_be_visible()
+    assert violations(page) == []

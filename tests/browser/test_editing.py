@@ -380,6 +380,8 @@ def test_an_untouched_source_gets_a_sentence_instead_of_a_job(visit: Visit, stud
     open_source(page, "Inpaint", scene(64, 64, seed=11))
     page.keyboard.press("Control+Enter")
     expect(page.locator(".easel-problem")).to_contain_text("paint over a part, or extend a side")
+    stroke(page)
+    expect(page.locator(".easel-problem")).to_have_count(0)
 
 
 def test_a_mask_of_another_size_is_refused_and_the_drawing_kept(visit: Visit):

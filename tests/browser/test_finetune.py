@@ -60,7 +60,7 @@ def frames(page: Page):
     return page.locator(".easel-film-frame")
 
 
-def begin(page: Page, name: str, epochs: int) -> None:
+def begin(page: Page, name: str, epochs: int, **knobs: str) -> None:
     """Fill the form and start a run that takes seconds."""
     open_tab(page)
     new = page.get_by_role("button", name="+ New run")
@@ -73,7 +73,11 @@ def begin(page: Page, name: str, epochs: int) -> None:
     form.locator("select[name=model]").select_option("tiny")
     form.locator("input[name=name]").fill(name)
     form.locator("summary", has_text="Expert").click()
-    for knob, value in {**QUICK, "epochs": str(epochs)}.items():
+    for algorithm, acts in (("nft", False), ("ppo", True)):  # what does nothing is not offered
+        form.locator("select[name=algorithm]").select_option(algorithm)
+        expect(form.locator("input[name=kl_weight]")).to_be_visible(visible=acts)
+        expect(form.locator("input[name=learning_rate]")).to_be_visible()
+    for knob, value in {**QUICK, "epochs": str(epochs), **knobs}.items():
         form.locator(f"input[name={knob}]").fill(value)
     page.get_by_role("button", name="Start training").click()
     expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
@@ -100,6 +104,11 @@ def judge_all(page: Page) -> set[frozenset[int]]:
     return {frozenset(pair) for pair in shown}
 
 
+def reload(page: Page) -> None:
+    page.reload()
+    page.wait_for_selector("html.easel-ready", state="attached")
+
+
 def said(votes: int) -> str:
     return f"{votes} {'vote' if votes == 1 else 'votes'}"
 
@@ -110,8 +119,7 @@ def test_a_run_is_watched_paused_left_and_found_again(visit: Callable[[], Page])
     expect(frames(page)).not_to_have_count(0, timeout=SLOW)
     page.get_by_role("button", name="Pause", exact=False).click()
     expect(page.locator(".easel-run-list")).to_contain_text("Bright · paused")
-    page.reload()
-    page.wait_for_selector("html.easel-ready", state="attached")
+    reload(page)
     open_tab(page, "Text to image")
     open_tab(page)
     expect(page.locator(".easel-run-list")).to_contain_text("Bright · paused")
@@ -125,6 +133,7 @@ def test_a_run_is_watched_paused_left_and_found_again(visit: Callable[[], Page])
     )
     assert violations(page) == []
     page.get_by_role("button", name="Light or dark").click()
+    expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
     assert violations(page) == []
 
 
@@ -167,6 +176,29 @@ def test_a_run_is_judged_blindly_kept_and_drawn_with(visit: Callable[[], Page], 
     expect(page.locator("#easel-adapter-chip")).to_have_text("No adapter")
     page.keyboard.press("Escape")
     rate_on(page)
+
+
+def test_a_run_without_a_result_offers_its_last_epoch_and_keeping_another_leaves_that_on_view(
+    visit: Callable[[], Page],
+):
+    page = visit()
+    begin(page, "Too far", epochs=1, learning_rate="0.1", kl_budget="0.1")
+    expect(page.locator(".easel-health")).to_contain_text("Stopped", timeout=SLOW)
+    judge = page.locator(".easel-judge")
+    expect(judge).to_contain_text("What epoch 1 draws can be judged, kept or rated nevertheless")
+    for epoch in judge.get_by_label("Epoch", exact=True).all():  # and not the base with itself
+        assert epoch.locator("option").all_inner_texts() == ["Epoch 1"]
+
+    reload(page)
+    begin(page, "Near", epochs=1)
+    expect(page.locator(".easel-run-list")).to_contain_text("Near · trained", timeout=SLOW)
+    reload(page)
+    expect(page.get_by_role("heading", name="Near", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Keep", exact=True).click()
+    expect(page.locator(".easel-run-list")).to_contain_text("Near · kept")
+    expect(page.get_by_role("heading", name="Near", exact=True)).to_be_visible()
+    rating = judge.get_by_role("button", name="Rate the new pictures")  # as it is read
+    expect(rating).to_be_visible()
 
 
 def rate_on(page: Page) -> None:

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.waiting import drawn
 from tests.ui.served import Served
@@ -61,6 +61,20 @@ def test_cancel_keeps_what_is_finished(visit: Visit, studio: Served):
     assert studio.ask("/easel/state").json()["now"]["state"] == "cancelled"
 
 
+def test_all_that_waits_is_cancelled_at_once(visit: Visit, studio: Served):
+    page = visit()
+    set_form(page, "a lantern\na bridge\na tower", steps=100, count=64, width=512)
+    page.get_by_label("One panel a line").check()
+    page.keyboard.press("Control+Enter")
+    page.locator("#easel-queue-chip").click()
+    expect(page.locator(".easel-what").nth(1)).to_contain_text("panel 2 of 3: a bridge")
+    page.get_by_role("button", name="Cancel all 3").click()
+    expect(page.locator("html")).not_to_have_class(re.compile("easel-busy"))
+    state = studio.ask("/easel/state").json()
+    assert (state["now"]["state"], state["queue"]) == ("cancelled", [])
+    page.get_by_label("One panel a line").uncheck()
+
+
 def test_a_reloaded_page_finds_its_drawing_and_its_form(visit: Visit):
     page = visit()
     set_form(page, "a drawing that goes on", steps=100, count=64, width=512)
@@ -109,6 +123,45 @@ def test_the_gallery_searches_stars_bins_and_brings_back(visit: Visit):
     expect(cards).to_have_count(1)
 
 
+def test_a_search_that_is_typed_before_the_kept_filters_arrive_stays(
+    visit: Visit, context: BrowserContext
+):
+    page, held = visit(), []
+
+    def hold(route: Route) -> None:
+        held.append(route) if route.request.method == "GET" else route.continue_()
+
+    context.route("**/easel/kept/gallery", hold)
+    page.reload()
+    page.get_by_role("tab", name="Gallery").click()
+    page.get_by_label("Search prompts").fill("no such thing")
+    page.get_by_role("button", name="Starred").click()
+    expect(page.get_by_role("button", name="Starred")).to_have_attribute("aria-pressed", "true")
+    held[0].fulfill(json={"search": "", "starred": False, "campaigns": True})
+    expect(page.get_by_role("button", name="Drawn for campaigns")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    expect(page.get_by_role("button", name="Starred")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_label("Search prompts")).to_have_value("no such thing")
+    expect(page.locator(".easel-empty")).to_contain_text("“no such thing”")
+
+
+def test_binning_the_newest_brings_no_old_picture_to_the_top(visit: Visit):
+    page = visit()
+    draw(page, "one of many", count=64, steps=1)  # more than the gallery loads at once
+    page.get_by_role("tab", name="Gallery").click()
+    cards = page.locator(".easel-card")
+    expect(cards.nth(59)).to_be_attached()
+    for place in range(3):
+        cards.nth(place).hover()
+        cards.nth(place).get_by_role("button", name="Select").click()
+    for act in ("To the bin", "Undo"):
+        with page.expect_response(re.compile("/easel/pictures[?]")):  # the newest is another now
+            page.get_by_role("button", name=act).click()
+        shown = cards.evaluate_all("(all) => all.map((card) => Number(card.dataset.picture))")
+        assert shown == sorted(shown, reverse=True)
+
+
 def test_a_selection_becomes_a_numbered_sheet(visit: Visit):
     page = visit()
     draw(page, "sheet of two", count=2)
@@ -148,8 +201,10 @@ def test_a_wrong_size_is_said_at_its_field(visit: Visit):
     page = visit()
     page.get_by_label("Width", exact=True).fill("65")
     page.keyboard.press("Control+Enter")
-    problem = page.locator(".easel-field-width + .easel-problem")
+    problem = page.locator(".easel-problem[data-field=width]")
     expect(problem).to_have_text("A width of 65 is not a multiple of 8; try 64 or 72.")
+    row = page.locator(".easel-row", has=page.get_by_label("Width", exact=True)).bounding_box()
+    assert problem.bounding_box()["y"] >= row["y"] + row["height"] - 8  # it hides no other field
     page.get_by_label("Width", exact=True).fill("64")
     expect(problem).to_have_count(0)
 

@@ -132,13 +132,22 @@ def test_the_view_says_nothing_of_model_or_seed(visit: Visit, drawn_by: str):
     assert answers and not re.search(r"tiny|seed|model|sha256|score", told, re.IGNORECASE)
 
 
-def test_a_vote_given_while_the_studio_is_away_is_kept(
-    visit: Visit, context: BrowserContext, studio: Served, drawn_by: str, complaints: Complaints
+@pytest.mark.parametrize("status", [0, 507], ids=["away", "full"])
+def test_a_vote_given_while_the_studio_is_away_or_its_disk_full_is_kept(
+    visit: Visit,
+    context: BrowserContext,
+    studio: Served,
+    drawn_by: str,
+    complaints: Complaints,
+    status: int,
 ):
     page = visit()
     start_rating(page, drawn_by, "Emil")
     before = campaign_named(studio, drawn_by)["votes"]
-    context.route("**/easel/rate/votes", lambda route: route.abort())
+    context.route(
+        "**/easel/rate/votes",
+        lambda route: route.fulfill(status=status, json={}) if status else route.abort(),
+    )
     press_when_shown(page, "ArrowLeft")
     expect(page.locator(".easel-pair-saved")).to_contain_text("1 not saved yet")
     assert campaign_named(studio, drawn_by)["votes"] == before
@@ -163,6 +172,24 @@ def test_a_second_tab_is_told_that_its_pair_is_answered(
     expect(other.locator("#easel-toast")).to_contain_text("answered already")
     expect(other.locator(".easel-pair-numbers strong")).to_have_text("0 votes")
     expect_refused_votes(complaints)
+
+
+def test_what_an_export_leaves_out_is_chosen_beside_it(visit: Visit, studio: Served, drawn_by: str):
+    page = visit()
+    start_rating(page, drawn_by, "Gwen")
+    press_when_shown(page, "ArrowLeft")
+    page.keyboard.press("Escape")
+    card = page.locator(".easel-campaign", has_text=drawn_by)
+    card.get_by_label("without names").check()
+    with page.expect_download() as waiting:
+        card.get_by_role("link", name="Export votes").click()
+    with zipfile.ZipFile(waiting.value.path()) as archive:
+        assert b"Gwen" not in archive.read("votes.jsonl")
+    card.get_by_label("without names").uncheck()
+    with page.expect_download() as waiting:
+        card.get_by_role("link", name="Export votes").click()
+    with zipfile.ZipFile(waiting.value.path()) as archive:
+        assert b"Gwen" in archive.read("votes.jsonl")
 
 
 def test_a_campaign_is_made_paused_and_archived_in_the_page(visit: Visit):

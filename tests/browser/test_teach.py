@@ -58,6 +58,8 @@ def fill_in(page: Page) -> None:
     files = {f"{n}.png": png(60 * n) for n in range(3)}
     drop(page, {**files, "1.txt": b"a red castle", "bad.png": b"no picture", "tiny.png": png(1, 4)})
     expect(pictures(page)).to_have_count(3)
+    beside = page.get_by_role("region", name="New lesson").get_by_role("alert")
+    expect(beside).to_be_hidden()  # it said that there are too few
     refused = page.get_by_role("status", name="Files that were not taken").locator("li")
     expect(refused).to_have_count(2)
     expect(refused.first).to_contain_text("bad.png is not a PNG, JPEG or WebP picture")

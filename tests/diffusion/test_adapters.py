@@ -238,13 +238,14 @@ def test_the_header_says_where_an_adapter_comes_from(adapter):
     assert [read_lineage(adapter / file) for file in FILES] == [LINEAGE, LINEAGE]
 
 
-def test_training_goes_on_where_an_adapter_ended(fresh_tiny, adapter):
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_training_goes_on_where_an_adapter_ended(fresh_tiny, adapter, strength):
     unet = fresh_tiny.unet
     add_trainable_adapter(unet, 4, seed=3)
-    continue_from(unet, adapter / FILES[1])
+    continue_from(unet, adapter / FILES[1], strength)
     stored = read_adapter(adapter / FILES[0], {"unet": trained_layers(unet)["unet"]})
     for name, change in trained_layers(unet)["unet"].items():
-        assert torch.equal(change.up, stored["unet"][name].up)
+        assert torch.equal(change.up, stored["unet"][name].up * strength)
         assert torch.equal(change.down, stored["unet"][name].down)
 
 

@@ -23,6 +23,7 @@ def file_pictures(
     each: int = 4,
     models: tuple[str, ...] = ("tiny",),
     first_prompt: int = 0,
+    side: int = SIDE,
 ) -> list[Picture]:
     """File noisy pictures of random colours, `each` of every prompt and model."""
     store = PictureStore(studio.database, studio.settings.data_dir)
@@ -31,11 +32,11 @@ def file_pictures(
     for number in range(first_prompt, first_prompt + prompts):
         for model in models:
             request = GenerationRequest(
-                prompt=f"prompt {number}", width=SIDE, height=SIDE, seed=100, model=model
+                prompt=f"prompt {number}", width=side, height=side, seed=100, model=model
             )
             for index in range(each):
                 colour = chance.integers(0, 256, 3)
-                pixels = colour + chance.normal(0, 12, (SIDE, SIDE, 3))
+                pixels = colour + chance.normal(0, 12, (side, side, 3))
                 image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
                 found.append(
                     store.save(image, request, job_id=f"job{number}", index=index, seconds=0.1)

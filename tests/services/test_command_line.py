@@ -170,11 +170,11 @@ def test_a_bad_request_file_is_a_sentence_and_exit_code_2(
     assert run.said.strip().endswith(".")
 
 
-def test_a_missing_model_is_a_sentence_and_exit_code_1(
+def test_a_missing_model_is_a_sentence_and_a_wrong_request(
     tiny_settings: Settings, generate: Callable[..., Run]
 ) -> None:
     run = generate(tiny_settings, "--prompt", "cat", "--model", "nothing")
-    assert (run.code, run.pictures) == (1, [])
+    assert (run.code, run.pictures) == (2, [])
     assert run.said.startswith("There is no model 'nothing'.")
 
 

@@ -125,6 +125,8 @@ def test_what_is_not_there_is_refused_with_a_sentence(run, tmp_path, flags, word
         (("--reward", "a", "--seed", "x"), "from 0 on"),
         (("--reward", "a", "--colour"), "--colour"),
         (("--reward", "random", "--prompts", "nowhere.txt"), "cannot be read"),
+        (("--reward", "random", "--kl-weight", "0.1", "--algorithm", "nft"), "Add --algorithm ppo"),
+        (("--reward", "random", "--window", "2", "--algorithm", "nft"), "Add --algorithm ppo"),
     ],
 )
 def test_a_flag_that_cannot_be_has_exit_code_two(run, tmp_path, flags, words) -> None:
@@ -209,6 +211,26 @@ def test_a_campaign_s_votes_become_an_adapter_that_names_them(
     told = read_lineage(tmp_path / "out" / "adapter.safetensors")
     assert (told["reward"], told["votes"]) == ("taste", 24)
     assert len(told["votes_sha256"]) == 64
+
+
+def test_a_run_goes_on_with_the_votes_that_it_began_with_when_more_came(
+    run, tiny_settings: Settings, tmp_path: Path
+) -> None:
+    voted(tiny_settings, 24)
+    flags = (*QUICK, "--epochs", "1", "--output", tmp_path / "out", "--campaign")
+    first = run(*flags, "taste")
+    assert first.code == 0, first.said
+    studio = open_studio(tiny_settings)
+    old = next(iter(studio.preference.votes.votes()))
+    CampaignStore(studio.databases.shared).create(CampaignPlan("other", ("red apple",)))
+    studio.preference.votes.add(vote(old.campaign, old.left, old.right, "right", old.prompt))
+    studio.close()
+    again = run(*flags, "taste")
+    assert again.code == 0, again.said
+    assert "the 24 votes that it began with" in again.said
+    refused = run(*flags, "other")
+    assert refused.code == 1
+    assert "another campaign" in refused.said
 
 
 def test_a_campaign_without_votes_is_refused_with_a_sentence(

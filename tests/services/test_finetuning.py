@@ -29,7 +29,7 @@ from studio.services.run_plan import (
     parted,
     written_out,
 )
-from studio.services.run_reward import readiness
+from studio.services.run_reward import agreement_so_far, readiness
 from studio.services.studio import Studio, open_studio
 from studio.services.training_place import TrainingPlace
 from studio.store.lock import FileLock
@@ -292,7 +292,7 @@ def test_votes_say_whether_there_is_enough_to_train_on(studio: Studio):
     assert "Rate 6 more pairs" in readiness(preference, campaign.id).sentence
     vote_many(studio, campaign, 8)
     preference.opinions.starred(studio.gallery.page(limit=1)[0])
-    assert "12 votes and 1 by star or rating show" in readiness(preference).sentence
+    assert readiness(preference).sentence.startswith("12 votes are a beginning")
     assert readiness(preference).votes == preference.standing.votes(campaign.id) == 12
     few = readiness(preference, campaign.id)
     assert (few.possible, few.enough, "Rate 188 more" in few.sentence) == (True, False, True)
@@ -302,6 +302,58 @@ def test_votes_say_whether_there_is_enough_to_train_on(studio: Studio):
     run = ended(studio, studio.finetuning.start(replace(learned, epochs=1), anyway=True))
     assert run.state == "trained", run.sentence
     assert (run.about["votes"], len(run.about["votes_sha256"])) == (12, 64)
+
+
+def test_what_is_counted_before_a_run_is_what_the_reward_then_learns_from(studio: Studio):
+    preference = studio.preference
+    pictures = file_pictures(studio, prompts=1, each=20)
+
+    def rated(number: int, stars: int) -> None:
+        studio.gallery.rate(pictures[number].id, stars)
+        preference.opinions.rated(studio.gallery.get(pictures[number].id))
+
+    for number in range(20):
+        for starred in (True, False, True):
+            studio.gallery.star(pictures[number].id, starred)
+            preference.opinions.starred(studio.gallery.get(pictures[number].id))
+        rated(number, 3)
+        rated(number, 4)
+    alike = readiness(preference)
+    assert (alike.possible, "Rate 10 more pairs" in alike.sentence) == (False, True)
+    assert alike.sentence.startswith("Stars, and ratings that are alike, teach")
+    assert preference.taste.learned().reward is None
+    rated(0, 5)
+    told = readiness(preference)
+    assert told.sentence.startswith("19 comparisons of ratings are a beginning")
+    assert "Rate 198 more" in told.sentence  # one picture above 19: two judgements in all
+    assert preference.taste.learned().reward.votes == 19
+    campaign = gallery_campaign(studio, held_out_share=0.5, repeat_share=0.0)
+    vote_many(studio, campaign, 30)
+    teaching = sum(not vote.held_out for vote in preference.votes.votes(campaign.id))
+    told = readiness(preference, campaign.id).sentence
+    assert told.startswith(f"{teaching} of 30 votes") and f"Rate {200 - teaching} more" in told
+    studio.gallery.delete(pictures[0].id)
+    with_it = [
+        v for v in preference.votes.votes(campaign.id) if pictures[0].sha256 in (v.left, v.right)
+    ]
+    left = teaching - sum(not vote.held_out for vote in with_it)
+    assert readiness(preference, campaign.id).sentence.startswith(f"{left} of 30 votes")
+
+
+def test_a_campaign_is_judged_by_its_own_votes(studio: Studio):
+    file_pictures(studio, prompts=8, each=5)
+    preference = studio.preference
+    clear = gallery_campaign(studio, name="clear", held_out_share=0.0, repeat_share=0.0)
+    vote_many(studio, gallery_campaign(studio, name="of others"), 40)
+    vote_many(studio, clear, 48)
+    assert preference.taste.measured([clear.id]).n == 48
+    assert agreement_so_far(preference, clear.id) is None  # under fifty
+    vote_many(studio, clear, 6)
+    until(lambda: agreement_so_far(preference, clear.id))
+    assert agreement_so_far(preference, clear.id).n == 54
+    preference.taste.refresh()
+    until(lambda: (now := preference.taste.now.agreement) and now.n > 54)
+    assert agreement_so_far(preference, clear.id).n == 54
 
 
 def test_votes_for_one_side_alone_are_pointed_out(studio: Studio):

@@ -117,7 +117,7 @@ def test_the_next_run_begins_with_what_was_kept_and_learns_from_the_votes_of_bot
     plan = replace(PLAN, reward="", campaign=first.id, prompts=names, epochs=1)
     run = ended(studio, studio.finetuning.start(plan, anyway=True))
     assert run.state == "trained", run.sentence
-    kept = studio.verdicts.keep(run.id).kept
+    kept = studio.verdicts.keep(run.id, strength=0.7).kept
 
     second = studio.verdicts.rate_on(run.id)
     rating = studio.preference.rating
@@ -126,7 +126,7 @@ def test_the_next_run_begins_with_what_was_kept_and_learns_from_the_votes_of_bot
         until(lambda: rating.next_pairs(second.id, "ann", 1).pairs)
         [shown] = rating.next_pairs(second.id, "ann", 1).pairs
         told = repr(shown)
-        assert not any(word in told for word in (kept.sha256, kept.name, "tiny", "seed", "at 2"))
+        assert not any(word in told for word in (kept.sha256, kept.name, "tiny", "seed", "at 1.4"))
         rating.vote(answer(shown))
     studio.preference.campaigns.pause(second.id)
     assert studio.preference.campaigns.rounds(first.id) == [first.id, second.id]
@@ -138,6 +138,16 @@ def test_the_next_run_begins_with_what_was_kept_and_learns_from_the_votes_of_bot
     until(lambda: studio.finetuning.get(after.id).about)  # told when the taste is fitted
     assert studio.finetuning.get(after.id).about["votes"] == 17
     assert (after.plan.prompts, after.plan.held_out) == (run.plan.prompts, run.plan.held_out)
+    done = ended(studio, after)
+    lineage = studio.verdicts.adapter(done.id).lineage
+    assert lineage["began_with"] == {"sha256": kept.sha256, "strength": 0.7}
+    assert len(lineage["reward_sha256"]) == 64
+
+
+def test_what_was_kept_at_strength_zero_is_the_base_and_nothing_to_go_on_from(studio: Studio):
+    run = ended(studio, studio.finetuning.start(replace(PLAN, epochs=1)))
+    studio.verdicts.keep(run.id, strength=0)
+    assert studio.verdicts.next_plan(run.id).start == ""
 
 
 def test_a_known_reward_stays_one_until_there_are_votes(studio: Studio):

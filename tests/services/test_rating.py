@@ -11,6 +11,7 @@ from threading import Event
 
 import pytest
 from PIL import Image
+from sqlalchemy.exc import IntegrityError
 
 from studio.core.campaign import Campaign, CampaignPicture, CampaignPlan, Contestant
 from studio.core.errors import NotFoundError, VoteRefusedError
@@ -18,7 +19,10 @@ from studio.core.events import Notice
 from studio.core.settings import Settings
 from studio.services.pairing import Pool
 from studio.services.queues import FILL, FIRST
+from studio.services.shared_device import SharedDevice
+from studio.services.status import Status
 from studio.services.studio import Studio, open_studio
+from studio.services.worker import GpuWorker
 from tests.services.rated import (
     answer,
     file_pictures,
@@ -118,6 +122,24 @@ def test_nobody_takes_back_another_raters_vote(studio: Studio, campaign: Campaig
         studio.preference.rating.undo(vote.id, "undo-event", "bob")
 
 
+def test_the_best_of_a_batch_stays_when_another_pick_is_cut_short(studio: Studio):
+    opinions, store = studio.preference.opinions, studio.preference.votes
+    batch = studio.gallery.page(job_id="job0", limit=64)
+    assert opinions.best_of_batch(batch[0], batch) == 3
+    assert opinions.best_of_batch(batch[1], batch) == 3
+    picked = list(store.votes())
+    assert {vote.winner for vote in picked} == {batch[1].sha256} and len(picked) == 3
+    with studio.database.writer.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER cut_short BEFORE INSERT ON votes WHEN "
+            "(SELECT count(*) FROM votes) = 7 BEGIN SELECT RAISE(ABORT, 'cut short'); END"
+        )
+    with pytest.raises(IntegrityError, match="cut short"):
+        opinions.best_of_batch(batch[2], batch)
+    assert list(store.votes()) == picked
+    assert (store.tally().votes, store.tally().undone) == (3, 3)
+
+
 def test_a_blind_pair_says_nothing_but_its_prompt_and_size(studio: Studio, campaign: Campaign):
     pair = next_pair(studio, campaign)
     assert set(asdict(pair)) == {"pair", "prompt", "left", "right", "width", "height"}
@@ -198,6 +220,17 @@ def test_held_out_pairs_are_the_same_for_all_raters_and_never_taught(studio: Stu
     assert not {*kept["ann"], *kept["bob"]} & {*taught["ann"], *taught["bob"]}
 
 
+def test_a_repeat_of_a_held_out_pair_is_never_taught(studio: Studio):
+    file_pictures(studio, prompts=10, each=4)
+    campaign = gallery_campaign(studio, name="both", held_out_share=0.5, repeat_share=0.5)
+    vote_many(studio, campaign, 60)
+    given = votes(studio, campaign)
+    kept = {frozenset((v.left, v.right)) for v in given if v.held_out}
+    again = [v for v in given if v.repeat_of and frozenset((v.left, v.right)) in kept]
+    assert again and all(v.held_out for v in again)
+    assert not kept & {frozenset((v.left, v.right)) for v in given if not v.held_out}
+
+
 def test_no_pair_is_shown_twice_but_as_a_repeat(studio: Studio, campaign: Campaign):
     vote_many(studio, campaign, 30)
     shown = [frozenset((v.left, v.right)) for v in votes(studio, campaign) if not v.repeat_of]
@@ -274,6 +307,29 @@ def test_the_header_says_what_is_drawn_for_a_campaign(studio: Studio):
     assert studio.status.queue() == "Drawing for a campaign"
     studio.preference.campaigns.pause(studio.preference.campaigns.all()[0].id)
     let_go.set()
+
+
+@pytest.mark.parametrize(("job", "words"), [("finetune-1", "Fine-tuning"), ("teach-1", "Teaching")])
+def test_the_header_says_what_learns_and_not_what_is_paused(studio: Studio, job: str, words: str):
+    begun, let_go = Event(), Event()
+
+    def learn() -> Iterator[Notice]:
+        begun.set()
+        let_go.wait(60)
+        yield Notice("done")
+
+    worker, shared = GpuWorker(), SharedDevice(studio.settings.data_dir)
+    campaigns = studio.preference.campaigns
+    status = Status(
+        studio.settings, studio.models, studio.generation, shared, campaigns, worker
+    )  # one that nobody else listens to
+    worker.submit(job, learn)
+    begun.wait(60)
+    assert status.background() == words
+    worker.hold(job)
+    assert status.background() == ""
+    let_go.set()
+    worker.close()
 
 
 def test_a_paused_campaign_asks_nobody(studio: Studio, campaign: Campaign):

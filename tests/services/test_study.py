@@ -93,9 +93,11 @@ def test_the_table_reads_back_and_runs_no_formula():
         (Tally(votes=30, left=28, right=2), 0.0, 1),
         (Tally(votes=30, left=2, right=28), 0.6, 2),
         (Tally(votes=10, left=10, right=0), 0.9, 0),  # too few to say anything
+        (Tally(votes=90, left=45, right=45, repeats=20, repeats_same=12), 0.0, 1),  # as a coin
+        (Tally(votes=90, left=45, right=45, repeats=20, repeats_same=19), 0.0, 0),
     ],
 )
-def test_fast_and_one_sided_raters_are_flagged(tally: Tally, fast: float, flags: int):
+def test_fast_one_sided_and_inconsistent_raters_are_flagged(tally: Tally, fast: float, flags: int):
     assert len(rater_flags(tally, fast)) == flags
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 
@@ -14,7 +14,7 @@ from studio.core.picture import Picture
 from studio.core.settings import Settings
 from studio.services.studio import Studio, open_studio
 from studio.services.worker import Priority
-from tests.services.rated import answer, file_pictures, gallery_campaign, next_pair
+from tests.services.rated import answer, file_pictures, gallery_campaign, next_pair, vote_many
 from tests.waiting import until
 
 
@@ -26,15 +26,21 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     pictures = {p.sha256: p for p in file_pictures(opened, prompts=12, each=4)}
     redness = {sha256: red(opened, picture) for sha256, picture in pictures.items()}
     campaign = gallery_campaign(opened, repeat_share=0, strategy="eig")
-    store = opened.preference.campaigns._store
-    for _ in range(60):
-        pair = next_pair(opened, campaign)
-        shown = store.pair(pair.pair)
-        choice = "left" if redness[shown.left] > redness[shown.right] else "right"
-        opened.preference.rating.vote(answer(pair, choice))
+    vote_for_the_redder(opened, campaign, redness, 60)
     until(lambda: knows_every_vote(opened))
     yield opened
     opened.close()
+
+
+def vote_for_the_redder(
+    studio: Studio, campaign: Campaign, redness: Mapping[str, float], count: int
+) -> None:
+    store = studio.preference.campaigns._store
+    for _ in range(count):
+        pair = next_pair(studio, campaign)
+        shown = store.pair(pair.pair)
+        choice = "left" if redness[shown.left] > redness[shown.right] else "right"
+        studio.preference.rating.vote(answer(pair, choice))
 
 
 def red(studio: Studio, picture: Picture) -> float:
@@ -82,6 +88,8 @@ def test_the_quiet_line_speaks_of_the_taste(studio: Studio):
     sentence = studio.preference.standing.sentence("", "ann")
     assert sentence.startswith("60 votes. Your taste is predicted in ")
     assert "a coin gets 50" in sentence
+    teaching = 60 - studio.preference.votes.tally().held_out
+    assert f"{teaching} of 60 votes teach and are a beginning" in sentence
 
 
 def test_the_next_pair_is_chosen_by_what_it_would_teach(studio: Studio):
@@ -158,3 +166,23 @@ def test_learning_gives_way_to_drawing(studio: Studio):
     blocker.submit("sketch", drawing)
     until(lambda: order.count("taste") >= 2 and "drawing" in order)
     assert order.index("drawing") < len(order) - 1 - order[::-1].index("taste")
+
+
+def test_each_campaigns_card_tells_how_well_its_own_votes_are_predicted(studio: Studio):
+    alike = {"repeat_share": 0, "held_out_share": 0}
+    sure = gallery_campaign(studio, name="the redder", **alike)
+    blind = gallery_campaign(studio, name="left and right in turn", **alike)
+    pictures = {p.sha256: red(studio, p) for p in studio.gallery.page(limit=200)}
+    vote_for_the_redder(studio, sure, pictures, 60)
+    vote_many(studio, blind, 60)
+    preference = studio.preference
+
+    def cards() -> list[str]:
+        return [preference.standing.campaign_sentence(one.id) for one in (sure, blind)]
+
+    until(lambda: all("is predicted in" in card for card in cards()))
+    shares = [int(card.split(" predicted in ")[1].split(" %")[0]) for card in cards()]
+    assert shares[0] > 70
+    assert shares[1] < 65
+    own = preference.taste.among((sure.id,))
+    assert own is not None and shares[0] == round(100 * own.value)

@@ -253,7 +253,7 @@ def test_the_archive_has_both_files_and_a_card_that_tells_where_it_comes_from(
         '"learning_rate": 0.01', "adapter.kohya.safetensors",
     ):  # fmt: skip
         assert told in card
-    content = archive(card, adapter.path, studio.finetuning.folder(run.id), "bright")
+    content = archive(card, adapter, studio.finetuning.folder(run.id), "bright")
     with zipfile.ZipFile(io.BytesIO(content)) as zipped:
         names = set(zipped.namelist())
         assert zipped.read("bright/adapter.safetensors") == adapter.path.read_bytes()

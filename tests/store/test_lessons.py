@@ -55,6 +55,7 @@ def test_every_ordinary_kind_of_picture_is_read_as_rgb(folder):
         "sixteen.png": content(deep),
         "see-through.png": content(half),
         "plain.webp": content(red(), "WEBP", lossless=True),
+        "saved.jfif": content(red(), "JPEG"),
     }
     for name, written in kinds.items():
         (folder / name).write_bytes(written)
@@ -75,6 +76,8 @@ def test_a_file_that_cannot_be_read_is_told_by_name_and_the_others_are_taken(fol
         "text.jpg": (b"no picture at all", "text.jpg is not a PNG, JPEG or WebP picture"),
         "empty.png": (b"", "empty.png is not a PNG"),
         "tiny.png": (content(red((8, 200))), "tiny.png: It has 8 x 200 pixels, too few"),
+        "drawing.svg": (b"<svg/>", "drawing.svg is not a PNG, JPEG or WebP"),
+        "layers.PSD": (b"8BPS", "layers.PSD is not a PNG, JPEG or WebP"),
         "bitmap.bmp": (content(red(), "BMP"), "bitmap.bmp is not a PNG, JPEG or WebP"),
         "moving.webp": (
             content(red(), "WEBP", save_all=True, append_images=[noise((64, 48))]),

@@ -12,9 +12,13 @@ from sqlalchemy.exc import IntegrityError
 
 from studio.core.errors import NotFoundError, VoteRefusedError
 from studio.core.vote import Tally, Undo, Vote, vote_from_dict
+from studio.services.study import make_study
 from studio.store.database import Database
+from studio.store.migrate import upgrade_to_newest
 from studio.store.tables import UNDOS, VOTES
-from studio.store.votes import VoteStore
+from studio.store.vote_rows import BriefVote
+from studio.store.votes import PAGE, VoteStore
+from studio.training.preference.agreement import raters_agreement
 from tests.postgres_server import on_both_databases
 from tests.store.voting import Voting, sha, vote
 
@@ -265,6 +269,10 @@ def test_votes_of_a_campaign_and_rater_are_read_page_by_page(votes: VoteStore):
     numbered = list(votes.numbered())
     assert [v for _, v in votes.numbered(after=numbered[1999][0])] == made[2000:]
     assert votes.newest_number() == numbered[-1][0]
+    of_a = [v for v in made if v.campaign == "a"]
+    assert list(votes.votes("a", after=votes.before_newest(500, ["a"]))) == of_a[-500:]
+    assert list(votes.votes("a", after=votes.before_newest(500, ["a", "b"]))) == of_a[-250:]
+    assert votes.before_newest(2600, ["a", "b"]) == 0
 
 
 def test_a_reader_may_keep_to_what_was_there_when_it_began(votes: VoteStore):
@@ -279,6 +287,23 @@ def test_a_reader_may_keep_to_what_was_there_when_it_began(votes: VoteStore):
     assert [undo.id for undo in votes.undos("c", up_to=began)] == ["of c"]
     assert [undo.id for undo in votes.undos("c")] == ["of c", "of later"]
     assert [undo.id for undo in votes.undos()] == ["of d", "of c", "of later"]
+
+
+def test_a_study_of_brief_votes_says_what_one_of_whole_votes_says(votes: VoteStore):
+    draw, made = random.Random(9), []
+    for _ in range(2600):
+        made.append(replace(random_vote(draw, made), response_ms=draw.randrange(200, 70_000)))
+    taken_back = draw.sample(made, 100)
+    votes.add_all(made, [Undo(f"u{n}", v.id, 1.0, v.rater) for n, v in enumerate(taken_back)])
+    brief, whole = list(votes.brief("a")), list(votes.votes("a"))
+    assert len(brief) > PAGE
+    fields = BriefVote._fields[1:]
+    assert [v[1:] for v in brief] == [tuple(getattr(v, name) for name in fields) for v in whole]
+    labels, tallies = {sha(1): "tuned", sha(2): "base"}, votes.tallies("a")
+    studies = [make_study("a", read, labels, tallies, votes.tally("a")) for read in (brief, whole)]
+    assert studies[0] == studies[1]
+    assert studies[0].contestants[0].raw.n > 200
+    assert raters_agreement(brief) == raters_agreement(whole)
 
 
 def test_many_votes_come_in_whole_or_not_at_all(votes: VoteStore):
@@ -310,7 +335,7 @@ def recount(votes: VoteStore, campaign: str | None = None, rater: str | None = N
     repeats = [
         (v, by_id[v.repeat_of])
         for v in on_pairs
-        if v.repeat_of in by_id and by_id[v.repeat_of].choice not in ("skip", "star", "rating")
+        if v.repeat_of in by_id and {v.choice, by_id[v.repeat_of].choice} <= {"left", "right"}
     ]
     every = list(votes.votes(campaign, rater, include_undone=True))
     choices = [v.choice for v in standing]
@@ -325,13 +350,7 @@ def recount(votes: VoteStore, campaign: str | None = None, rater: str | None = N
         held_out=sum(v.held_out for v in on_pairs),
         repeats=len(repeats),
         repeats_same=sum(
-            one.choice
-            == (
-                {"left": "right", "right": "left"}.get(other.choice, other.choice)
-                if one.left == other.right
-                else other.choice
-            )
-            for one, other in repeats
+            (one.choice == other.choice) == (one.left == other.left) for one, other in repeats
         ),
         undone=len(every) - len(standing),
         raters=len({v.rater for v in on_pairs}),
@@ -339,7 +358,8 @@ def recount(votes: VoteStore, campaign: str | None = None, rater: str | None = N
 
 
 def random_vote(draw: random.Random, known: list[Vote]) -> Vote:
-    choice = draw.choice(["left", "right", "tie", "both_bad", "skip", "star", "rating"])
+    rare = ["tie", "both_bad", "skip", "star", "rating"]
+    choice = draw.choice(["left", "right"] * 3 + rare)
     changes: dict[str, object] = {
         "choice": choice,
         "campaign": draw.choice("ab"),
@@ -381,6 +401,33 @@ def test_a_repeat_on_swapped_sides_is_the_same_answer_when_the_picture_is(votes:
     assert (votes.tally().repeats, votes.tally().repeats_same) == (0, 0)
 
 
+def test_only_repeats_that_were_decided_both_times_are_a_ceiling(votes: VoteStore):
+    for before, after in (("left", "tie"), ("both_bad", "both_bad"), ("tie", "right")):
+        first = votes.add(vote(choice=before))
+        swapped = {"left": first.right, "right": first.left, "repeat_of": first.id}
+        votes.add(vote(**swapped, choice=after))
+    first = votes.add(vote(choice="left"))
+    votes.add(vote(choice="left", left="c" * 64, right="d" * 64, repeat_of=first.id))  # imported
+    assert (votes.tally().votes, votes.tally().repeats, votes.tally().repeats_same) == (8, 0, 0)
+
+
+def test_counts_of_an_older_folder_are_made_anew(votes: VoteStore, database: Database):
+    draw, known = random.Random(5), []
+    for number in range(80):
+        if known and draw.random() < 0.1:
+            votes.undo(draw.choice(known).id, f"undo-{number}")
+        else:
+            known.append(votes.add(random_vote(draw, known)))
+    right = votes.tallies()
+    assert sum(tally.repeats for tally in right.values()) > 3
+    with database.writer.begin() as connection:
+        connection.execute(text("UPDATE tallies SET repeats = votes, repeats_same = 1"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
+    assert votes.tallies() != right
+    upgrade_to_newest(database.engine.execution_options(write=True), None)
+    assert votes.tallies() == right
+
+
 def test_stars_and_ratings_are_votes_on_one_picture(votes: VoteStore):
     rated = votes.add(vote(choice="rating", right="", strength=4, selection="stars"))
     votes.add(vote(choice="star", right="", strength=0, selection="stars"))
@@ -400,9 +447,11 @@ def test_stars_and_ratings_are_votes_on_one_picture(votes: VoteStore):
         {"prompt": "x" * 20_001},
         {"prompt": "a\0b"},
         {"prompt": "\ud800"},
+        {"prompt": "\udfff"},
         {"rater": None},
         {"rater": "x" * 201},
         {"left": "A" * 64},
+        {"left": "a" * 64 + "\n"},
         {"held_out": 1},
         {"choice": ["left"]},
     ],

@@ -48,6 +48,19 @@ def vote(**changes: object) -> Vote:
     return Vote(**values | changes)
 
 
+def pair_values(vote: Vote) -> dict[str, object]:
+    """The row of the pair that a vote answered."""
+    shared = ("campaign", "rater", "prompt", "negative_prompt", "left", "right", "selection")
+    return {name: getattr(vote, name) for name in shared} | {
+        "id": vote.pair_id,
+        "left_name": f"left {vote.pair_id}",
+        "right_name": f"right {vote.pair_id}",
+        "held_out": int(vote.held_out),
+        "repeat_of": vote.repeat_of,
+        "state": "answered",
+    }
+
+
 def png(number: int) -> bytes:
     """A small picture that carries a recipe, as Easel writes it."""
     image = Image.new("RGB", (16, 16), (number % 256, number // 256 % 256, 90))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import torch
+from diffusers import PNDMScheduler
 
 from studio.diffusion.adapters import adapter_parameters
 from studio.training.rollout import (
@@ -18,6 +22,16 @@ from studio.training.rollout import (
 PROMPTS = ("red apple", "red apple", "castle", "castle")
 CONFIG = PolicyConfig(steps=5, guidance_scale=2.0, skip_share=0.0)
 ADVANTAGE = torch.tensor([1.0, -0.5, 0.3, -2.0])
+
+
+def with_stable_diffusion_1_s_schedule(model: Path, folder: Path) -> Path:
+    """Copy a model into a folder that says how Stable Diffusion 1.x adds noise; return it."""
+    shutil.copytree(model, folder)
+    PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+        skip_prk_steps=True, set_alpha_to_one=False, prediction_type="epsilon",
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    return folder
 
 
 def nudge(unet, size=0.05, seed=0):

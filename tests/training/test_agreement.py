@@ -15,10 +15,7 @@ from studio.core.vote import Vote
 from studio.training.preference.agreement import (
     answer_table,
     krippendorff_alpha,
-    position_bias,
-    rater_figures,
     raters_agreement,
-    self_consistency,
 )
 from studio.training.preference.comparisons import comparisons_from_votes
 
@@ -86,44 +83,6 @@ def test_an_answer_table_keeps_each_raters_first_answer_and_no_skips():
     table, raters = answer_table(votes)
     assert raters == ("ada", "bob")
     assert table.tolist() == [[0, -1], [-1, 2]]
-
-
-def test_self_consistency_compares_pictures_and_not_sides():
-    first = [vote(1, 2, "left"), vote(3, 4, "right"), vote(5, 6, "left"), vote(7, 8, "tie")]
-    again = [
-        vote(2, 1, "right", repeat_of=first[0].id),  # the same picture
-        vote(4, 3, "right", repeat_of=first[1].id),  # the other
-        vote(6, 5, "tie", repeat_of=first[2].id),  # not decided both times
-        vote(8, 7, "left", repeat_of=first[3].id),
-    ]
-    found = self_consistency([*first, *again])
-    assert (found.value, found.n) == (0.5, 2)
-    assert self_consistency(first).n == 0
-
-
-def test_position_bias_is_the_left_share_of_decisions():
-    found = position_bias([vote(1, 2, c) for c in ("left", "left", "right", "tie", "skip")])
-    assert (found.value, found.n) == (pytest.approx(2 / 3), 3)
-    assert found.low < 0.5 < found.high
-
-
-def test_a_fast_and_a_one_sided_rater_are_flagged_and_a_careful_one_is_not():
-    chance = np.random.default_rng(0)
-    votes = []
-    for n in range(60):
-        side = "left" if chance.random() < 0.5 else "right"
-        votes.append(vote(2 * n, 2 * n + 1, side, rater="careful"))
-        votes.append(vote(2 * n, 2 * n + 1, side, rater="fast", ms=200))
-        votes.append(vote(2 * n, 2 * n + 1, "left" if n % 8 else "right", rater="sided"))
-    flags = {f.rater: f.flags for f in rater_figures(votes)}
-    assert flags["careful"] == ()
-    assert len(flags["fast"]) == 1 and "half a second" in flags["fast"][0]
-    assert len(flags["sided"]) == 1 and "to the left" in flags["sided"][0]
-
-
-def test_nothing_is_said_about_a_rater_of_few_votes():
-    figures = rater_figures([vote(2 * n, 2 * n + 1, "left", ms=100) for n in range(12)])
-    assert [f.flags for f in figures] == [()]
 
 
 FEATURES = {picture(n): np.full(3, float(n), dtype=np.float32) for n in range(10)}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
+from studio.training.dataset.corpus import drawn_rows
+from studio.training.loop import LoopConfig
 from studio.training.stages.autoencoder import (
     AutoencoderConfig,
     build_autoencoder,
@@ -15,8 +20,9 @@ from studio.training.stages.autoencoder import (
     fold_normalisation,
     reconstruction_loss,
     to_tensor,
+    train,
 )
-from tests.training.synthetic import shape
+from tests.training.synthetic import make_corpus, shape
 
 TINY = AutoencoderConfig(channels=(4, 4, 8, 8), norm_num_groups=2)
 
@@ -92,3 +98,40 @@ def test_stripes_cost_pixels_and_edges_but_no_means():
     for turned in (stripes, stripes.transpose(2, 3)):
         loss = reconstruction_loss(turned, x, edge_weight=3, colour_weight=10)
         assert loss.item() == pytest.approx(0.5 + 0.25 + 3 * 1.0)
+
+
+def foreign(folder, factor: float = 0.18215):
+    """An autoencoder as Stable Diffusion has it: its latents are scaled by the pipeline."""
+    torch.manual_seed(0)
+    vae = build_autoencoder(TINY).eval()
+    vae.register_to_config(scaling_factor=factor)
+    vae.save_pretrained(folder)
+    return vae
+
+
+def test_latents_of_a_foreign_autoencoder_are_scaled_and_come_back(tmp_path, pictures):
+    vae = foreign(tmp_path)
+    with torch.no_grad():
+        plain = vae.encode(to_tensor(pictures)).latent_dist.mean
+        rebuilt = ((vae.decode(plain).sample / 2 + 0.5).clamp(0, 1) * 255).round()
+    latents = encode(vae, pictures)
+    torch.testing.assert_close(latents, 0.18215 * plain, rtol=1e-4, atol=1e-6)
+    expected = rebuilt.permute(0, 2, 3, 1).to(torch.int16)
+    found = torch.from_numpy(decode(vae, latents)).to(torch.int16)
+    assert (found - expected).abs().max() <= 1  # rounding
+
+
+def test_a_foreign_autoencoder_that_is_trained_on_has_latents_of_unit_variance(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", size=64)
+    foreign(tmp_path / "foreign")
+    loop = LoopConfig(steps=1, learning_rate=1e-9, checkpoint_every=1)
+    config = replace(TINY, batch_size=2, scenes=2, loop=loop)
+    list(train(corpus, config, tmp_path / "run", start=tmp_path / "foreign"))
+    vae = AutoencoderKL.from_pretrained(tmp_path / "run" / "vae", local_files_only=True)
+    assert vae.config.scaling_factor == 1
+    latents = encode(vae, corpus.pictures[drawn_rows(corpus, everything=False)])
+    torch.testing.assert_close(latents.std(dim=(0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
+    decoder = replace(config, decoder_only=True)
+    list(train(corpus, decoder, tmp_path / "decoder", start=tmp_path / "foreign"))
+    vae = AutoencoderKL.from_pretrained(tmp_path / "decoder" / "vae", local_files_only=True)
+    assert vae.config.scaling_factor == 0.18215  # its encoder, and so its latents, are as they were

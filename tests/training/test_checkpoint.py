@@ -15,6 +15,7 @@ from studio.core.errors import TrainingError
 from studio.core.settings import REPOSITORY
 from studio.training import checkpoint
 from studio.training.loop import LoopConfig, optimize
+from studio.training.made_with import MadeWith
 
 FULL_DISK = """
 import resource, signal, sys, torch
@@ -142,7 +143,7 @@ def test_a_checkpoint_of_the_same_shapes_but_another_kind_is_a_sentence(tmp_path
         kind = "epsilon" if refused and other == "kind" else "v_prediction"
         run = optimize(
             "tiny", module, lambda s, m=module: (m(torch.ones(3)).sum(), {}), config, tmp_path,
-            kind=kind,
+            made_with=MadeWith(kind),
         )  # fmt: skip
         if refused:
             with pytest.raises(TrainingError, match=r"from another configuration. Delete that"):

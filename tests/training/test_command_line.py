@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import launch
+from studio.training import checkpoint
 from studio.training.dataset import corpus, sources
 from studio.training.stages import command_line
 from tests.diffusion.tiny_model import build_tiny_model
@@ -44,6 +45,8 @@ def train(settings, stage: str, *flags: str) -> int:
         (["--profile", "abacus"], "invalid choice: 'abacus'"),
         (["--prediction", "fate"], "invalid choice: 'fate'"),
         (["--adversarial", "0"], "0 is not above 0 and at most 10"),
+        (["--latent-noise", "1.5"], "1.5 is not from 0 to 1"),
+        (["--drawn-share", "-1"], "-1 is not from 0 to 1"),
     ],
 )
 def test_a_flag_that_is_none_ends_with_2(settings, capsys, flags, reason):
@@ -81,10 +84,14 @@ def test_a_decoder_is_trained_alone_beside_the_autoencoder(settings, tmp_path, c
     assert train(settings, "autoencoder", *few) == 1
     assert "Say with `--from DIR` in which model's folder" in capsys.readouterr().err
     model = build_tiny_model(tmp_path / "tiny")
+    few += ("--latent-noise", "0.3", "--drawn-share", "0")
     assert train(settings, "autoencoder", *few, "--from", str(model)) == 0
     assert "critic" in capsys.readouterr().out
     assert (settings.training_dir / "decoder" / "vae" / "config.json").is_file()
     assert not (settings.training_dir / "autoencoder").exists()
+    state = checkpoint.latest(settings.training_dir / "decoder").state
+    used = state["made_with"]["settings"]
+    assert (used["latent_noise"], used["drawn_share"]) == (0.3, 0)
 
 
 def test_a_full_disk_ends_with_1_and_a_sentence(settings, capsys):
@@ -174,6 +181,14 @@ def test_switches_that_do_not_go_together_are_a_sentence(settings, capsys):
     make_corpus(settings.training_dir / "corpus", size=32)
     assert train(settings, "unet", "--zero-terminal-snr", "--prediction", "epsilon") == 1
     assert "use zero-terminal SNR with v-prediction" in capsys.readouterr().err
+
+
+def test_compiling_is_for_cuda_and_a_cpu_says_that_it_does_not(settings, capsys):
+    make_corpus(settings.training_dir / "corpus", size=32)
+    assert train(settings, "corpus", "--report", "--compile") == 0
+    said = capsys.readouterr().out
+    told = "--compile would make this device slower and is left out.\n"
+    assert said.startswith(told) != torch.cuda.is_available()
 
 
 def test_another_profile_has_a_folder_of_its_own(settings, capsys):

@@ -21,6 +21,7 @@ from studio.training.dataset.packages import CLIP_ART, FLAT, GAME_ICONS, NOTO, R
 from studio.training.dataset.rasterise import draw_original, ink_drawing, on_white, pencil_sketch
 from studio.training.dataset.sources import (
     Original,
+    _svg,
     load_originals,
     recipe_of,
     write_originals,
@@ -29,6 +30,7 @@ from tests.training.synthetic import (
     COLOURS,
     SUBJECTS,
     TINY,
+    ellipse,
     make_corpus,
     make_packages,
 )
@@ -250,6 +252,27 @@ def test_two_frames_of_one_original_count_as_one_picture():
     content = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     [(_, levels, _)] = draw_original(original(content), 32, 2)
     assert (levels[16, 16] == [255, 0, 0]).all()
+
+
+def test_tags_that_name_what_is_held_out_are_left_out(tmp_path):
+    make_corpus(tmp_path, size=16)
+    originals = [
+        Original(subject, "flat illustration", tags, "MIT", "", svg(number))
+        for number, (subject, tags) in enumerate(
+            {"lizard": ("reptile",), "dragon": ("lizard", "lizard face", "reptile")}.items()
+        )
+    ]
+    origin = corpus._origin(corpus.PACKAGES)
+    write_originals(tmp_path / "originals.zip", iter(originals), origin)
+    list(corpus.build(tmp_path, TINY))
+    found = {e.subject: (e.split, e.tags) for e in corpus.load(tmp_path).entries}
+    assert found == {
+        "lizard": ("new subject", ("reptile",)), "dragon": ("train", ("reptile",))
+    }  # fmt: skip
+
+
+def svg(number: int) -> bytes:
+    return _svg(ellipse(number), 16, 16).encode()
 
 
 def test_a_finished_corpus_is_not_built_again(built):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -29,13 +30,14 @@ from studio.diffusion.adapters import (
 )
 from studio.diffusion.model import load_model
 from studio.diffusion.sampler import Drawn, sample
-from studio.training.finetune import finetune
+from studio.training.finetune import Start, finetune
 from studio.training.guards import EpochFigures, GuardConfig, why_to_stop
 from studio.training.ppo import spread_within
 from studio.training.probes import diversity, draw_look, likeness, load_tools, probe, sharpness
 from studio.training.rewards import RewardFunction, known_reward
-from studio.training.rollout import TextFeatures
-from studio.training.run_folder import FineTuneConfig, RunState
+from studio.training.rollout import PolicyConfig, TextFeatures
+from studio.training.run_folder import FineTuneConfig, RunFolder, RunState
+from tests.training.drawn_pictures import with_stable_diffusion_1_s_schedule
 from tests.training.finetune_program import CONFIG, TOOLS
 
 PROGRAM = REPOSITORY / "tests/training/finetune_program.py"
@@ -173,9 +175,25 @@ def test_the_result_is_an_adapter_with_its_lineage_and_draws(folder, tmp_path):
 
 def test_training_goes_on_from_an_adapter(folder, tmp_path):
     events_of(folder, tmp_path / "first", replace(CONFIG, epochs=1))
-    start = tmp_path / "first" / "adapter.safetensors"
-    again = finetune(load(folder), BRIGHTNESS, CONFIG, TOOLS, tmp_path / "second", start)
+    path = tmp_path / "first" / "adapter.safetensors"
+    again = finetune(load(folder), BRIGHTNESS, CONFIG, TOOLS, tmp_path / "second", Start(path, 0.5))
     assert epochs(again)[0].kl > 0
+    told = read_lineage(tmp_path / "second" / "adapter.safetensors")["began_with"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told == {"sha256": digest, "strength": 0.5}
+
+
+def test_a_run_that_goes_on_from_an_adapter_is_compared_with_the_base(folder, tmp_path):
+    far = replace(CONFIG, epochs=1, ppo=replace(CONFIG.ppo, learning_rate=0.3))
+    events_of(folder, tmp_path / "first", far)
+    start = Start(tmp_path / "first" / "adapter.safetensors")
+    list(finetune(load(folder), BRIGHTNESS, CONFIG, TOOLS, tmp_path / "second", start))
+    strips = [tmp_path / name / "pictures" / "epoch-0000.png" for name in ("first", "second")]
+    assert strips[0].read_bytes() == strips[1].read_bytes()
+    first, second = (RunFolder(tmp_path / name).latest(CONFIG)[0] for name in ("first", "second"))
+    assert second.base == first.base
+    assert first.start is None
+    assert second.start.reward_held_out != second.base.reward_held_out
 
 
 def test_the_learning_rate_falls_to_its_share_over_the_planned_epochs(folder, tmp_path):
@@ -375,8 +393,24 @@ def test_over_the_budget_the_run_stops_with_the_last_epoch_within_it(folder, tmp
     assert last.epoch < CONFIG.epochs
     [notice] = [event.sentence for event in events if isinstance(event, Notice)]
     assert "budget" in notice
+    assert "draws as the base does" in notice
     told = read_lineage(tmp_path / "run" / "adapter.safetensors")
-    assert told["epoch"] == last.epoch - 1
+    assert (told["epoch"], told["strength"]) == (0, 0)
+
+
+def test_a_first_epoch_over_the_budget_is_kept_at_the_strength_that_is_within_it(folder, tmp_path):
+    whole = epochs(events_of(folder, tmp_path / "whole", replace(CONFIG, epochs=1)))[0]
+    config = replace(CONFIG, guards=replace(CONFIG.guards, kl_budget=whole.kl * 0.4))  # .6 squared
+    events = events_of(folder, tmp_path / "run", config)
+    assert [epoch.epoch for epoch in epochs(events)] == [1]
+    [notice] = [event.sentence for event in events if isinstance(event, Notice)]
+    assert "Kept at 60% of its strength, within what a run may change" in notice
+    told = read_lineage(tmp_path / "run" / "adapter.safetensors")
+    assert (told["epoch"], told["strength"]) == (1, 0.6)
+    kept = load_file(tmp_path / "run" / "adapter.safetensors")
+    full = load_file(tmp_path / "whole" / "adapter.safetensors")
+    for name, weight in full.items():
+        assert torch.allclose(kept[name], weight * (0.6 if "lora_B" in name else 1.0)), name
 
 
 # The guards, on figures.
@@ -419,6 +453,22 @@ def test_a_learned_reward_is_followed_as_far_as_votes_compared(spread, held_out,
     base, now = (replace(figures(held_out=h), spread=spread) for h in (1.0, 1.0 + held_out))
     reason = why_to_stop([now], base, GuardConfig(reach=1.5), learned=learned)
     assert ("Rate the new pictures" in reason) == stops
+
+
+def test_what_pictures_may_lose_counts_from_the_base_and_the_reach_from_this_round_s_start():
+    base, start = figures(), replace(figures(held_out=5.0, diversity=0.9), spread=1.0)
+    lost, risen, within = (
+        figures(held_out=5.0, diversity=0.84),
+        figures(held_out=7.1),
+        figures(held_out=6.9),
+    )
+    reasons = [
+        why_to_stop([now], base, GuardConfig(), learned=True, start=start)
+        for now in (lost, risen, within)
+    ]
+    assert "became alike" in reasons[0]
+    assert "Rate the new pictures" in reasons[1]
+    assert reasons[2] == ""
 
 
 def test_the_spread_is_that_between_pictures_of_one_prompt():
@@ -514,3 +564,29 @@ def test_ten_thousand_prompts_are_no_burden():
 def test_a_run_that_cannot_be_is_refused_with_a_sentence(changes, words):
     with pytest.raises(TrainingError, match=words):
         replace(CONFIG, **changes)
+
+
+# Stable Diffusion 1.x: noise prediction on its own schedule, and the sampler its files name.
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "nft"])
+def test_a_model_with_stable_diffusion_1_s_schedule_learns_and_draws(folder, tmp_path, algorithm):
+    old = with_stable_diffusion_1_s_schedule(folder, tmp_path / "sd1")
+    config = replace(
+        CONFIG,
+        algorithm=algorithm,
+        epochs=2,
+        policy=PolicyConfig(steps=4, guidance_scale=3.0),
+        ppo=replace(CONFIG.ppo, updates=1, kl_weight=0.0),
+    )
+    events = list(finetune(load(old), BRIGHTNESS, config, TOOLS, tmp_path / "run"))
+    assert [0 < epoch.kl < 1e3 for epoch in epochs(events)] == [True, True]
+    model = load(old)
+    drawn = []
+    for strength in (0.0, 1.0):
+        applied = AppliedAdapters(model, [(tmp_path / "run" / "adapter.safetensors", strength)])
+        with applied.on():
+            *_, images = draw_look(model, TextFeatures(model), config.look((64, 64), 4))
+        applied.remove()
+        drawn.append(images)
+    assert not np.array_equal(*drawn)

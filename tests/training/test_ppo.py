@@ -37,7 +37,13 @@ from studio.training.rollout import (
     make_policy,
 )
 from studio.training.update import DivergedError, kl_to_base, make_optimizer
-from tests.training.drawn_pictures import ADVANTAGE, CONFIG, drawn_by, nudge
+from tests.training.drawn_pictures import (
+    ADVANTAGE,
+    CONFIG,
+    drawn_by,
+    nudge,
+    with_stable_diffusion_1_s_schedule,
+)
 
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
 
@@ -116,9 +122,14 @@ def test_with_eta_one_and_all_timesteps_the_variance_is_that_of_ddpm():
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+@pytest.mark.parametrize("schedule", ["cosine, v", "scaled linear, epsilon"])
 def test_before_the_first_update_the_ratio_is_exactly_one_at_the_same_batch_shape(
-    model, guidance_scale
+    folder, tmp_path, one_thread, guidance_scale, schedule
 ):
+    if schedule != "cosine, v":
+        folder = with_stable_diffusion_1_s_schedule(folder, tmp_path / "sd1")
+    model = load_model(folder, "tiny", device="cpu", dtype=torch.float32)
+    add_trainable_adapter(model.unet, 4, seed=0)
     nudge(model.unet)
     config = replace(CONFIG, guidance_scale=guidance_scale)
     drawn = drawn_by(model, config, batch=4)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from diffusers.models.autoencoders.vae import Encoder
+from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
 
 from studio.core.errors import TrainingError
@@ -199,6 +199,38 @@ def test_a_sketch_is_drawn_from_as_often_as_configured(recipe):
     assert max(c.max() for c in cache.captions) < len(cache.features)
 
 
+def test_each_distinct_caption_is_encoded_once_and_each_picture_once_and_no_step_encodes(
+    recipe, tmp_path
+):
+    """`load_encoders` is what a U-Net's training gets its encoders from; here they are watched."""
+    copy_encoders(recipe, tmp_path)
+    read: list[torch.Tensor] = []  # token ids
+    seen: list[int] = []  # pictures
+    during: list[str] = []  # what was encoded after the first step
+
+    def watch(module: torch.nn.Module, inputs: tuple, _output: object) -> None:
+        if isinstance(module, CLIPTextModel):
+            read.append(inputs[0])
+        elif isinstance(module, Encoder):
+            seen.append(len(inputs[0]))
+        else:
+            return
+        during.extend([type(module).__name__] * stepped)
+
+    stepped = False
+    handle = torch.nn.modules.module.register_module_forward_hook(watch)
+    try:
+        for _ in pretrain.train(recipe.corpus, UNET, tmp_path):
+            stepped = True
+    finally:
+        handle.remove()
+    ids = torch.cat(read)
+    cache = pretrain.build_cache(recipe.corpus, UNET, *pretrain.load_encoders(recipe.folders))
+    assert len(ids) == len(ids.unique(dim=0)) == len(cache.features)
+    assert sum(seen) == sum(len(latents) for latents in cache.latents)
+    assert during == []
+
+
 def test_the_model_says_what_it_was_shown_and_by_which_split(recipe):
     about = json.loads((recipe.model / "easel.json").read_text(encoding="utf-8"))
     assert about["styles"] == [style for style in ALL_STYLES if style in DRAWN_STYLES]
@@ -229,6 +261,33 @@ def test_the_unet_resumed_after_a_stop_is_the_one_that_never_stopped(recipe, tmp
     resumed, whole = load_file(tmp_path / name), load_file(recipe.folders / name)
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("autoencoder/vae/diffusion_pytorch_model.safetensors", "the autoencoder is another one"),
+        ("clip/text_with_projection/model.safetensors", "the text encoder is another one"),
+    ],
+)
+def test_a_u_net_does_not_go_on_with_other_encoders_than_it_began_with(
+    recipe, tmp_path, file, said
+):
+    copy_encoders(recipe, tmp_path)
+    shutil.copytree(recipe.folders / "unet", tmp_path / "unet")
+    longer = replace(UNET, loop=replace(LOOP, steps=3))
+    weights = load_file(tmp_path / file)
+    save_file({name: 1.01 * value for name, value in weights.items()}, tmp_path / file)
+    with pytest.raises(TrainingError, match=said):
+        list(pretrain.train(recipe.corpus, longer, tmp_path))
+
+
+def test_a_u_net_does_not_go_on_from_a_model_that_it_did_not_begin_from(recipe, tmp_path):
+    copy_encoders(recipe, tmp_path)
+    shutil.copytree(recipe.folders / "unet", tmp_path / "unet")
+    with pytest.raises(TrainingError, match=r"did not begin from what --from names"):
+        list(pretrain.train(recipe.corpus, UNET, tmp_path, start=recipe.model))
+    assert not (tmp_path / "unet" / "start.json").exists()
 
 
 def test_a_model_of_unfinished_stages_is_a_sentence(recipe, tmp_path):
@@ -265,7 +324,7 @@ def test_an_assembly_that_fails_half_way_leaves_the_model_as_it_was(recipe, tmp_
     (folders / "clip" / "image_encoder" / "model.safetensors").write_bytes(b"torn")
     target = shutil.copytree(recipe.model, tmp_path / "starter")
     before = contents(target)
-    with pytest.raises(SafetensorError):
+    with pytest.raises(TrainingError, match=r"image_encoder is damaged. Delete that folder and"):
         list(starter.assemble(recipe.corpus, UNET, folders, target))
     assert contents(target) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stages", "starter"]

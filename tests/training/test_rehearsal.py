@@ -20,7 +20,7 @@ from studio.training.dataset import corpus, sources
 from studio.training.dataset.packages import fetch_packages
 from studio.training.dataset.split import NEW_SUBJECT, SPLIT, split
 from studio.training.dataset.words import WORDS, write_words
-from studio.training.stages import command_line
+from studio.training.stages import card, command_line, evaluation, warm_start
 from studio.training.stages.evaluation import (
     EvaluationConfig,
     Examined,
@@ -29,6 +29,7 @@ from studio.training.stages.evaluation import (
     reconstructions,
 )
 from studio.training.stages.judge import JudgeConfig, load_network
+from studio.training.stages.profiles import PROFILES
 from tests.training.synthetic import ellipse, make_corpus, make_packages
 
 LABELS = [f"{a}{b}{a}" for a in "bdfgklmn" for b in "aeiou"]
@@ -98,13 +99,14 @@ def test_nothing_that_is_held_out_is_among_its_subjects(rehearsed):
 
 
 def test_the_card_holds_every_figure_and_licence(rehearsed):
-    card = (rehearsed[2] / "starter" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    text = (rehearsed[2] / "starter" / "MODEL_CARD.md").read_text(encoding="utf-8")
     figures = json.loads((rehearsed[2] / "card" / "figures.json").read_text(encoding="utf-8"))
     names = {r["metric"] for r in figures}
     for wanted in (
         "3d render, seen, first 5",
         "3d render, held-out pairs, first 5",
         "3d render, held-out subjects, Frechet distance",
+        "all held-out pictures, Frechet distance",
         "scenes, on the side that was asked for",
         "scenes, of the size that was asked for",
         "autoencoder, held-out pictures, PSNR",
@@ -113,10 +115,40 @@ def test_the_card_holds_every_figure_and_licence(rehearsed):
         "peak memory",
     ):
         assert wanted in names, sorted(names)
-    assert all(f"| {name} |" in card for name in names)
-    assert all(licence in card for licence in ("MIT", "CC-BY-3.0", "public domain"))
-    assert "Early maps of the same network" in card
+    assert all(f"| {name} |" in text for name in names)
+    assert all(licence in text for licence in ("MIT", "CC-BY-3.0", "public domain"))
+    assert "Early maps of the same network" in text
+    assert "There are no figures of pictogram and clip art" in text
+    told = json.loads((rehearsed[2] / "clip" / "figures.json").read_text(encoding="utf-8"))
+    assert f"| CLIP pair, held out first 5 | {told['held_out_first_5']:.3g} share |" in text
     assert (rehearsed[2] / "starter" / "samples.png").is_file()
+
+
+def test_the_card_has_the_goals_beside_what_was_reached(rehearsed, tmp_path):
+    folder = rehearsed[2]
+    (tmp_path / "card").mkdir()
+    record = evaluation.record
+    figures = [
+        record("3d render, seen, first 5", 0.75, "share", 20),
+        record("flat illustration, seen, first 5", 1.0, "share", 60),
+        record("3d render, seen before, first 5", 0.0, "share", 10),
+        record("flat illustration, held-out pairs, first 1", 0.5, "share", 4),
+        record("scenes, on the side that was asked for", 0.7, "share", 160),
+    ]
+    (tmp_path / "card" / "figures.json").write_text(json.dumps(figures))
+    model = shutil.copytree(folder / "starter", tmp_path / "starter")
+    made = corpus.load(folder / "corpus")
+    warm_start.write_start(tmp_path / "unet", model)
+    text = card.write_card(made, model, PROFILES["h200"], tmp_path).read_text(encoding="utf-8")
+    for line in (
+        "| seen pairs, in the first five, all judged styles | 80% | 94% | 80 |",
+        "| held-out pairs, in the first five, all judged styles | 60% | not measured |  |",
+        "| scenes, on the side that was asked for | 70% | 70% | 160 |",
+        "| unet, from the weights of 'Easel starter' | 0 | 256 |",
+    ):
+        assert line in text
+    small = card._licences(made, PROFILES["cpu"])  # draws a few subjects, and no clip art
+    assert any("clip art | " in row and " | 0 | public domain |" in row for row in small)
 
 
 def test_the_same_command_again_finds_everything_done(rehearsed, capsys):

@@ -185,6 +185,13 @@ def test_how_many_more_votes_are_worth_it_is_said_plainly(votes, gain, worth, se
     assert sentence in more_votes_sentence(votes, gain, worth)
 
 
+def test_votes_that_do_not_teach_are_not_counted_towards_fine_tuning():
+    told = more_votes_sentence(210, None, None, teaching=190)
+    assert told.startswith("190 of 210 votes teach and are a beginning")
+    assert "Rate 10 more pairs." in told
+    assert "171 before fine-tuning" in more_votes_sentence(40, None, None, teaching=29)
+
+
 @pytest.mark.parametrize(
     ("sure", "right", "n", "sentence"),
     [

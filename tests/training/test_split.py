@@ -11,7 +11,14 @@ import numpy as np
 from studio.training.dataset.corpus import Corpus
 from studio.training.dataset.duplicates import Seen
 from studio.training.dataset.scenes import paint_bank
-from studio.training.dataset.split import NEW_PAIR, NEW_SUBJECT, TRAIN, family, split
+from studio.training.dataset.split import (
+    NEW_PAIR,
+    NEW_SUBJECT,
+    TRAIN,
+    family,
+    split,
+    without_held_out,
+)
 from studio.training.stages import autoencoder, clip, pretrain
 from studio.training.stages.pretrain import Frame
 from tests.training import test_recipe
@@ -50,6 +57,14 @@ def test_of_a_held_out_pair_both_subject_and_style_are_seen():
         if part == NEW_SUBJECT:
             assert all(seen_label != label for seen_label, _ in seen)
     assert set(split([(label, "pictogram") for label in LABELS])) == {TRAIN, NEW_SUBJECT}
+
+
+def test_no_caption_but_its_own_has_a_held_out_subject_s_word():
+    labels = ["lizard", "dragon", "dragon"]
+    tags = [("reptile", "lizard face"), ("lizard", "lizard face", "reptile"), ("lizard head",)]
+    parts = [NEW_SUBJECT, TRAIN, NEW_PAIR]
+    assert without_held_out(tags, labels, parts) == [tags[0], ("reptile",), ()]
+    assert without_held_out(tags, labels, [TRAIN] * 3) == tags
 
 
 def poisoned(corpus: Corpus) -> Corpus:

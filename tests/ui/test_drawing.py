@@ -68,6 +68,19 @@ def test_a_style_dresses_the_prompt(handlers, studio, form):
     assert studio.generation.latest().job.request.prompt == preset.dress("red apple")
 
 
+@pytest.mark.parametrize("then", ["ink", ""])
+def test_another_style_takes_the_negative_prompt_of_the_last_one_with_it(
+    handlers, studio, form, then
+):
+    words = studio.presets.get("night").negative_prompt
+    updates = handlers.pick_preset(**(form | {"preset": "night"}))
+    assert value(handlers, updates, "negative_prompt") == words
+    updates = handlers.pick_preset(**(form | {"preset": then, "negative_prompt": words}))
+    assert value(handlers, updates, "negative_prompt") == ""
+    updates = handlers.pick_preset(**(form | {"preset": then, "negative_prompt": "my own"}))
+    assert handlers.form.controls.components["negative_prompt"] not in updates
+
+
 def test_one_panel_a_line_becomes_a_named_set(handlers, studio, form):
     panels = {"panels": True, "prompt": "cat\n\ndog", "set_name": "Roof", "seed_policy": "same"}
     handlers.generate(**(form | panels))

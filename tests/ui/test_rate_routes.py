@@ -264,8 +264,24 @@ def test_the_owner_downloads_the_votes_with_their_pictures(lab: Lab):
         lines = archive.read("votes.jsonl").decode().splitlines()
         events = {row["vote"]["id"]: row["vote"] for row in map(json.loads, lines) if "vote" in row}
         assert f"images/{events[vote]['left']}.png" in archive.namelist()
+        assert events[vote]["rater"] == "bob"
+        assert b"tiny" in archive.read(f"images/{events[vote]['left']}.png")
     assert lab.ask("/easel/rate/owner/export/none.zip").status == 404
     assert lab.ask(f"/easel/rate/owner/export/{lab.campaign}.zip", "bob").status == 403
+
+
+def test_an_export_leaves_names_and_recipes_here_when_asked(lab: Lab):
+    vote = lab.vote("bob", lab.pairs("bob").json()["pairs"][0]["pair"]).json()["vote"]
+    asked = "pseudonyms=true&without_recipes=true"
+    answer = lab.ask(f"/easel/rate/owner/export/{lab.campaign}.zip?{asked}")
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
+        rows = map(json.loads, archive.read("votes.jsonl").decode().splitlines())
+        [told] = [row["vote"] for row in rows if row.get("vote", {}).get("id") == vote]
+        assert told["rater"] not in ("", "bob")
+        for name in archive.namelist():
+            assert b"bob" not in archive.read(name) if name.endswith(".jsonl") else True
+            assert b"tiny" not in archive.read(name)
+        assert f"images/{told['left']}.png" in archive.namelist()
 
 
 def test_stars_ratings_and_the_best_of_a_batch_are_votes(lab: Lab):

@@ -156,14 +156,17 @@ class VoteTransfer:
                 raise storage_error(error, "export to", directory) from error
         return ExportReport(count, directory, dict(out.left_out))
 
-    def export_zip(self, campaign: str) -> Iterator[bytes]:
+    def export_zip(
+        self, campaign: str, *, pseudonyms: bool = False, without_recipes: bool = False
+    ) -> Iterator[bytes]:
         """Yield a zip of a campaign's votes and pictures in Easel's own format, as it is made.
 
         Neither memory nor disk holds more than a part of it. A zip that is cut off, because its
         reader left or a picture was lost meanwhile, has no table of contents and imports nothing.
         """
+        choices = ExportChoices(campaign, pseudonyms, without_recipes)
         with _scratch(self._data_dir) as folder:
-            yield from zipped(self._outgoing(folder, ExportChoices(campaign)))
+            yield from zipped(self._outgoing(folder, choices))
 
     def _outgoing(self, folder: Path, choices: ExportChoices | None) -> Outgoing:
         return Outgoing(

@@ -41,10 +41,11 @@ from studio.training.dataset.duplicates import Seen
 from studio.training.dataset.packages import CLIP_ART, PACKAGES, SENTENCES, Package
 from studio.training.dataset.rasterise import MAX_PIXELS, draw_all
 from studio.training.dataset.sources import ALL_STYLES, DRAWN_STYLES, Original
-from studio.training.dataset.split import TRAIN, split
+from studio.training.dataset.split import TRAIN, split, without_held_out
 from studio.training.dataset.words import WORDS, write_words
 
 VERSION = 2  # of the layout and of what is drawn; 1 had neither alpha nor split
+WORDING = "tags name nothing that is held out"  # of the captions; what came before did not say
 SUBJECTS = Path(__file__).with_name("subjects.txt")
 ARRAYS = ("pictures.npy", "alpha.npy")
 INDEX, MANIFEST = "index.jsonl", "MANIFEST.json"
@@ -144,7 +145,8 @@ def build(
     up where a whole file was finished. Raises `TrainingError` when a package cannot be had, OSError
     when the disk is full. `pinned` are other editions of the same packages.
     """
-    recipe = _hash({"version": VERSION, "config": asdict(config), "from": _origin(pinned)})
+    made = {"version": VERSION, "config": asdict(config), "from": _origin(pinned)}
+    recipe = _hash(made | {"wording": WORDING})
     if _manifest(folder).get("recipe") == recipe and _is_whole(folder):
         yield StageProgress("corpus", 1, 1, 0.0, {"pictures": float(len(_read_index(folder)))})
         return
@@ -265,8 +267,12 @@ class _Drawing:
         for name, whole in zip(ARRAYS, ((*shape, 3), shape), strict=True):
             with self._new[name].open("r+b") as file:
                 file.write(_header(whole))
+        labels = [e.subject for e in self.entries]
         parts = split([(e.subject, e.style) for e in self.entries])
-        entries = [replace(e, split=p) for e, p in zip(self.entries, parts, strict=True)]
+        tags = without_held_out([e.tags for e in self.entries], labels, parts)
+        entries = [
+            replace(e, split=p, tags=t) for e, p, t in zip(self.entries, parts, tags, strict=True)
+        ]
         lines = [json.dumps(asdict(e), ensure_ascii=False) for e in entries]
         self._new[INDEX].write_text("\n".join(lines) + "\n", encoding="utf-8")
         sums = {name: _sha256(self._new.get(name, self.folder / name)) for name in FILES}

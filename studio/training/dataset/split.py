@@ -6,7 +6,8 @@ so it stays the same when pictures are added, on every machine, in every profile
 were tried for the split this is the first that keeps what everybody asks for first (a cat, a dog,
 a house, a person, a car, a tree, ...) in the training.
 
-It is about pictures and their captions. The sentence encoder's words (`words.py`) hold the labels
+It is about pictures and their captions: tags that name a held-out family are left out of all
+others. The sentence encoder's words (`words.py`) hold the labels
 of held-out subjects, too: that is how a subject without a picture gets a meaning.
 """
 
@@ -50,6 +51,20 @@ def split(pictures: Sequence[tuple[str, str]]) -> list[str]:
         if style in held[family(label)]
         else TRAIN
         for label, style in pictures
+    ]
+
+
+def without_held_out(
+    tags: Sequence[Sequence[str]], labels: Sequence[str], parts: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """Return each picture's tags, but for those that name a held-out subject's family.
+
+    So no caption that is trained on has a held-out subject's word beside other pictures.
+    """
+    held = {family(label) for label, part in zip(labels, parts, strict=True) if part == NEW_SUBJECT}
+    return [
+        tuple(own) if part == NEW_SUBJECT else tuple(t for t in own if family(t) not in held)
+        for own, part in zip(tags, parts, strict=True)
     ]
 
 

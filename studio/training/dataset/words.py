@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import BertModel
 
 from studio.core.errors import TrainingError
+from studio.training.hardware import PLAIN
 
 WORDS = "words.npz"
 NEAR = 0.7  # cosine to the nearest label from which on an ordinary word is kept
@@ -93,7 +94,7 @@ def encode(model: Path, texts: Sequence[str]) -> Tensor:
         coded = tokenizer.encode_batch([texts[row] for row in rows])
         ids = torch.tensor([c.ids for c in coded])
         mask = torch.tensor([c.attention_mask for c in coded])
-        with torch.autocast("cpu", torch.bfloat16):  # half the time; cosines within 0.01
+        with PLAIN.quickest():  # in bf16 half the time; cosines within 0.01
             hidden = network(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         weights = mask[..., None].float()
         found[rows] = (hidden * weights).sum(dim=1) / weights.sum(dim=1)

@@ -1,34 +1,18 @@
-"""How far raters can be trusted: with themselves, with each other, over sides and in speed.
+"""How far raters agree with each other; and from where on an answer or a rater is remarked on.
 
-`held_out_agreement`, the reward's agreement with its raters, is defined in `reward_check.py`.
-Nothing here judges a person or deletes a vote: figures come with intervals, and a flag is a
-sentence to look into.
+With themselves: `Tally.repeats_same` of `Tally.repeats`, only pairs that were decided both times,
+as in `held_out_agreement` (`reward_check.py`), of which it is the ceiling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from studio.core.vote import Vote
-from studio.training.preference.intervals import wilson_interval
-from studio.training.preference.reward_check import held_out_agreement
-from studio.training.preference.taste_words import Agreement, percent
-
-__all__ = [
-    "Agreement",
-    "Alpha",
-    "RaterFigures",
-    "held_out_agreement",
-    "krippendorff_alpha",
-    "position_bias",
-    "rater_figures",
-    "raters_agreement",
-    "self_consistency",
-]
 
 ANSWERS = ("left", "right", "tie", "both_bad")  # skips say nothing
 FAST_MS = 500  # nobody compares two pictures in half a second
@@ -50,19 +34,6 @@ class Alpha:
     units: int  # pairs that at least two raters answered
 
 
-@dataclass(frozen=True)
-class RaterFigures:
-    """One rater's figures, and what is remarkable about them."""
-
-    rater: str
-    votes: int
-    self_consistency: Agreement
-    left_share: Agreement
-    median_ms: float
-    fast_share: float  # of votes under `FAST_MS`
-    flags: tuple[str, ...]
-
-
 def krippendorff_alpha(answers: NDArray[np.int64], *, seed: int = 0) -> Alpha | None:
     """Nominal alpha of a table (raters, pairs) of category numbers; -1 means no answer.
 
@@ -75,7 +46,7 @@ def krippendorff_alpha(answers: NDArray[np.int64], *, seed: int = 0) -> Alpha | 
     if value is None:
         return None
     draw = np.random.default_rng(seed)
-    rows = draw.integers(0, len(counts), size=(RESAMPLES, len(counts)))
+    rows = (draw.integers(0, len(counts), size=len(counts)) for _ in range(RESAMPLES))
     found = [a for row in rows if (a := _alpha(counts[row])) is not None]
     low, high = np.quantile(found, (0.025, 0.975)) if found else (-1.0, 1.0)
     return Alpha(value, min(float(low), value), max(float(high), value), len(counts))
@@ -126,72 +97,6 @@ def raters_agreement(votes: Iterable[Vote]) -> Alpha | None:
     """Krippendorff's alpha over all pairs that at least two raters answered; None without any."""
     table, _ = answer_table(votes)
     return krippendorff_alpha(table)
-
-
-def self_consistency(votes: Sequence[Vote]) -> Agreement:
-    """Share of repeated pairs answered as before, sides swapped: the ceiling of any prediction.
-
-    As in `held_out_agreement`, only pairs that were decided both times count; a pair that was once
-    a tie is left out.
-    """
-    first = {vote.id: vote for vote in votes}
-    same = [
-        vote.winner == before.winner
-        for vote in votes
-        if vote.repeat_of is not None
-        and (before := first.get(vote.repeat_of)) is not None
-        and vote.is_decisive
-        and before.is_decisive
-        and {vote.left, vote.right} == {before.left, before.right}
-    ]
-    return _share(sum(same), len(same))
-
-
-def position_bias(votes: Iterable[Vote]) -> Agreement:
-    """Share of decisive votes that went left; sides are shuffled, so one half is expected."""
-    choices = [vote.choice for vote in votes if vote.is_decisive]
-    return _share(choices.count("left"), len(choices))
-
-
-def rater_figures(votes: Iterable[Vote]) -> list[RaterFigures]:
-    """Figures and flags of each rater, the most diligent first."""
-    by_rater: dict[str, list[Vote]] = {}
-    for vote in votes:
-        if vote.choice in ANSWERS:
-            by_rater.setdefault(vote.rater, []).append(vote)
-    found = [_figures(rater, given) for rater, given in by_rater.items()]
-    return sorted(found, key=lambda figures: (-figures.votes, figures.rater))
-
-
-def _figures(rater: str, votes: list[Vote]) -> RaterFigures:
-    times = np.array([vote.response_ms for vote in votes if vote.response_ms > 0])
-    fast = float((times < FAST_MS).mean()) if len(times) else 0.0
-    left, repeats = position_bias(votes), self_consistency(votes)
-    flags: list[str] = []
-    if len(times) >= LEAST_FLAGGED and fast > FAST_SHARE:
-        flags.append(
-            f"{percent(fast)} % of the answers came within half a second of seeing the pair."
-        )
-    if left.n >= LEAST_FLAGGED and not left.low <= 0.5 <= left.high:
-        side = "left" if left.value > 0.5 else "right"
-        if abs(left.value - 0.5) > ONE_SIDED:
-            share = max(left.value, 1 - left.value)
-            flags.append(
-                f"{percent(share)} % of the decisions went to the {side}, whatever it was."
-            )
-    if repeats.n >= LEAST_FLAGGED and repeats.low <= 0.5:
-        flags.append(
-            f"Pairs that were asked twice got the same answer in {percent(repeats.value)} %, which "
-            "may be chance."
-        )
-    median = float(np.median(times)) if len(times) else 0.0
-    return RaterFigures(rater, len(votes), repeats, left, median, fast, tuple(flags))
-
-
-def _share(hits: int, n: int) -> Agreement:
-    """A share with Wilson's interval; one half, 0 to 1, of nothing."""
-    value = hits / n if n else 0.5
-    return Agreement(value, *wilson_interval(value, n), n)
 
 
 def _sorted_choice(vote: Vote) -> str:

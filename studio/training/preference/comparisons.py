@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,53 @@ class Comparisons:
         )
 
 
+class Judgement(NamedTuple):
+    """One comparison that votes make."""
+
+    left: str  # sha256
+    right: str
+    choice: float  # 1 left, 0.5 tie, 0 right
+    prompt: str
+    weight: float  # how much it counts
+    rated: bool = False  # it comes from ratings, not from a vote on a pair
+
+
+def teaching(
+    votes: Iterable[Vote], known: Container[str], *, held_out: bool | None = False
+) -> Iterator[Vote]:
+    """Yield the votes that comparisons are made of, whose pictures are `known` by their sha256.
+
+    `held_out` False leaves out the votes that are kept for evaluation, True takes only those, None
+    takes all. Both bad, skips and stars compare nothing; ratings do together, see `judgements`.
+    """
+    values = dict(_VALUES)
+    for vote in votes:
+        if held_out is not None and vote.held_out != held_out:
+            continue
+        rated = vote.choice == "rating" and vote.strength is not None
+        if vote.left in known and (rated or (vote.choice in values and vote.right in known)):
+            yield vote
+
+
+def judgements(votes: Iterable[Vote]) -> list[Judgement]:
+    """Return the comparisons that votes make, as `teaching` gives them: first those on pairs.
+
+    Ratings of one rater on one prompt count as comparisons of every two pictures that were rated
+    differently, each weighted so that a picture counts as one vote; its last rating counts.
+    """
+    values = dict(_VALUES)
+    found: list[Judgement] = []
+    ratings: dict[tuple[str, str], dict[str, float]] = {}
+    for vote in votes:
+        if vote.choice == "rating":
+            ratings.setdefault((vote.rater, vote.prompt), {})[vote.left] = vote.strength or 0.0
+        else:
+            found.append(Judgement(vote.left, vote.right, values[vote.choice], vote.prompt, 1.0))
+    for (_, prompt), given in ratings.items():
+        found += _rated_pairs(prompt, given)
+    return found
+
+
 def comparisons_from_votes(
     votes: Iterable[Vote],
     features: Mapping[str, NDArray[np.floating]],
@@ -65,46 +113,30 @@ def comparisons_from_votes(
     held_out: bool | None = False,
     encoder: tuple[str, str] = ("", ""),
 ) -> Comparisons:
-    """Turn votes into numbers. `features` maps a picture's sha256 to its features (D,).
+    """Turn the votes that are `teaching` into numbers, one row for each of their `judgements`.
 
-    `held_out` False leaves out the votes that are kept for evaluation, True takes only those, None
-    takes all. Both bad, skips, and votes on pictures whose features are not known (any more) are
-    left out; so are stars. Ratings of one rater on one prompt count as comparisons of every two
-    pictures that were rated differently, each weighted so that a picture counts as one vote.
-    `encoder` is the (name, sha256) that made the features.
+    `features` maps a picture's sha256 to its features (D,); votes on other pictures, whose files
+    are gone, are left out. `encoder` is the (name, sha256) that made the features.
     """
-    values = dict(_VALUES)
+    used = list(teaching(votes, features, held_out=held_out))
     digest = hashlib.sha256()
-    pairs: list[tuple[str, str, float, str, float]] = []  # left, right, choice, prompt, weight
-    ratings: dict[tuple[str, str], dict[str, float]] = {}
-    for vote in votes:
-        if held_out is not None and vote.held_out != held_out:
-            continue
-        if vote.choice == "rating" and vote.left in features and vote.strength is not None:
-            ratings.setdefault((vote.rater, vote.prompt), {})[vote.left] = vote.strength
-        elif vote.choice in values and vote.left in features and vote.right in features:
-            pairs.append((vote.left, vote.right, values[vote.choice], vote.prompt, 1.0))
-        else:
-            continue
+    for vote in used:
         digest.update(f"{vote.id} {vote.choice} {vote.strength}\n".encode())
-    for (_, prompt), given in ratings.items():
-        pairs += _rated_pairs(prompt, given)
+    found = judgements(used)
     groups: dict[str, int] = {}
     return Comparisons(
-        phi_left=_stack(features, [p[0] for p in pairs]),
-        phi_right=_stack(features, [p[1] for p in pairs]),
-        choice=np.array([p[2] for p in pairs], dtype=np.float64),
-        prompt_group=np.array([groups.setdefault(p[3], len(groups)) for p in pairs], np.int64),
-        weight=np.array([p[4] for p in pairs], dtype=np.float64),
+        phi_left=_stack(features, [one.left for one in found]),
+        phi_right=_stack(features, [one.right for one in found]),
+        choice=np.array([one.choice for one in found], dtype=np.float64),
+        prompt_group=np.array([groups.setdefault(o.prompt, len(groups)) for o in found], np.int64),
+        weight=np.array([one.weight for one in found], dtype=np.float64),
         votes_hash=digest.hexdigest(),
         encoder_name=encoder[0],
         encoder_sha256=encoder[1],
     )
 
 
-def _rated_pairs(
-    prompt: str, given: Mapping[str, float]
-) -> Iterable[tuple[str, str, float, str, float]]:
+def _rated_pairs(prompt: str, given: Mapping[str, float]) -> Iterator[Judgement]:
     """Every two pictures that one rater rated differently; a rating of 0 was taken back.
 
     n pictures give up to n (n - 1) / 2 pairs, but only n judgements: each pair weighs 2 / (n - 1).
@@ -114,7 +146,7 @@ def _rated_pairs(
         for second, others in rated[number + 1 :]:
             if stars != others:
                 weight = min(1.0, 2 / (len(rated) - 1))
-                yield first, second, float(stars > others), prompt, weight
+                yield Judgement(first, second, float(stars > others), prompt, weight, rated=True)
 
 
 def _stack(features: Mapping[str, NDArray[np.floating]], names: list[str]) -> NDArray[np.floating]:

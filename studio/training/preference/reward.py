@@ -243,8 +243,8 @@ def _is_near(start: Reward, comparisons: Comparisons, config: RewardConfig) -> b
     )
 
 
-def save_reward(reward: Reward, path: Path) -> None:
-    """Write a reward as one safetensors file, in one piece or not at all."""
+def reward_bytes(reward: Reward) -> bytes:
+    """Return a reward as the content of a safetensors file."""
     tensors = {
         "centre": reward.projection.centre,
         "axes": reward.projection.axes,
@@ -254,15 +254,19 @@ def save_reward(reward: Reward, path: Path) -> None:
     if reward.projection.products is not None:
         tensors |= {f"product_{n}": v for n, v in vars(reward.projection.products).items()}
     about = {name: getattr(reward, name) for name in _ABOUT}
-    content = to_bytes(
+    return to_bytes(
         {name: np.ascontiguousarray(value) for name, value in tensors.items()},
         metadata={"format": _FORMAT, "reward": json.dumps(about)},
     )
+
+
+def save_reward(reward: Reward, path: Path) -> None:
+    """Write a reward as one safetensors file, in one piece or not at all."""
     partial = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(content)
+            file.write(reward_bytes(reward))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

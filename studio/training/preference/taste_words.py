@@ -44,23 +44,28 @@ def taste_sentence(held_out: Agreement, self_consistency: Agreement | None = Non
     return f"{sentence}."
 
 
-def more_votes_sentence(votes: int, gain_of_100: float | None, worth: int | None) -> str:
+def more_votes_sentence(
+    votes: int, gain_of_100: float | None, worth: int | None, teaching: int | None = None
+) -> str:
     """What more votes are likely to bring.
 
     `gain_of_100`: agreement that the next hundred are likely to add, None while unknown; `worth`:
-    votes after which a hundred more add less than one percent.
+    votes after which a hundred more add less than one percent; `teaching`: how many of the votes
+    the reward learns from, None: all.
     """
+    teaching = votes if teaching is None else teaching
     if votes < LEAST_AGREEMENT_VOTES:
         missing = LEAST_AGREEMENT_VOTES - votes
         return (
             f"{counted(votes, 'vote')} {'is' if votes == 1 else 'are'} too few to tell a taste "
             f"from chance. Rate {counted(missing, 'more pair')} for a first figure, "
-            f"{WORTH_TRAINING - votes} before fine-tuning."
+            f"{WORTH_TRAINING - teaching} before fine-tuning."
         )
-    if votes < WORTH_TRAINING:
+    if teaching < WORTH_TRAINING:
+        told = f"{votes} votes" if teaching == votes else f"{teaching} of {votes} votes teach and"
         return (
-            f"{votes} votes show a direction; fine-tuning is worth it from {WORTH_TRAINING}. "
-            f"Rate {counted(WORTH_TRAINING - votes, 'more pair')}."
+            f"{told} are a beginning; fine-tuning is worth it from {WORTH_TRAINING}. "
+            f"Rate {counted(WORTH_TRAINING - teaching, 'more pair')}."
         )
     if gain_of_100 is None:
         return f"{votes} votes are enough to fine-tune. More make the reward surer."

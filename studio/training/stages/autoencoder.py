@@ -31,12 +31,16 @@ from torch import Tensor, nn
 
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
+from studio.training import checkpoint
 from studio.training.dataset.corpus import Corpus, drawn_rows
 from studio.training.dataset.scenes import paint_bank
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
+from studio.training.made_with import START, MadeWith, sum_of_corpus, sum_of_files, sum_of_tensors
 from studio.training.preference.efficientnet import EfficientNetLite0, load_shipped_network
 from studio.training.stages.critic import PatchCritic, adaptive_weight, adversarial_losses
+from studio.training.stages.export import in_place_of, write_picture, write_text
+from studio.training.team import Team
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class AutoencoderConfig:
     drawn_share: float = 0.5  # of a batch from what the model draws
     scenes: int = 600  # painted once: skies, grounds and small things
     scene_share: float = 0.25  # of a batch
-    bf16: bool = True  # autocast; measured twice as fast as fp32 on CPUs with avx512_bf16
+    bf16: bool = True  # autocast where the device has it: twice as fast on CPUs with avx512_bf16
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=4900, learning_rate=1e-3, checkpoint_every=200)
     )
@@ -132,6 +136,7 @@ def train(
     """
     torch.manual_seed(config.loop.seed)
     vae = _begin(config, start).to(hardware.device)
+    made_with = _made_with(corpus, config, vae, start)
     drawn = drawn_rows(corpus, config.everything)
     material = gather_material(corpus, config, hardware)
     critic = material.critic
@@ -140,18 +145,13 @@ def train(
     def loss_at(step: int) -> tuple[Tensor, Metrics]:
         return step_loss(vae, material, config, step, hardware)
 
-    kind = "decoder" if config.decoder_only else ""
-    events = optimize("autoencoder", trained, loss_at, config.loop, folder, hardware.team, kind)
-    for event in events:
+    team = hardware.team
+    for event in optimize("autoencoder", trained, loss_at, config.loop, folder, team, made_with):
         yield event
         if isinstance(event, StageArtifact):
             sheet = reconstruction_sheet(vae, corpus, drawn, folder)
             yield StageArtifact("autoencoder", str(sheet))
-    if not config.decoder_only:
-        fold_normalisation(vae, encode(vae, corpus.pictures[drawn[:: max(len(drawn) // 4000, 1)]]))
-    if hardware.team.leads:
-        vae.save_pretrained(folder / "vae")
-    hardware.team.wait()
+    _export(vae, corpus.pictures, drawn, config, folder, team)
     latents = encode(vae, corpus.pictures[drawn[:1]])
     ratio = compression(corpus.pictures.shape[1:], tuple(latents.shape[1:]))
     figures = {"compression": ratio, "psnr": psnr(vae, corpus, drawn[:: max(len(drawn) // 96, 1)])}
@@ -175,12 +175,67 @@ def _begin(config: AutoencoderConfig, start: Path | None) -> AutoencoderKL:
             f"There is no autoencoder to go on from in {start}. Name the folder of a model, or of "
             "an autoencoder, in diffusers' format."
         ) from error
-    vae = AutoencoderKL.from_config({k: v for k, v in old.config.items() if k != "_name_or_path"})
-    vae.load_state_dict(old.state_dict())  # a new one, whose config does not say where it was read
+    about = {k: v for k, v in old.config.items() if k != "_name_or_path"}  # not where it was read
+    if not config.decoder_only:
+        about["scaling_factor"] = 1.0  # what it scales is folded into its weights in the end
+    vae = AutoencoderKL.from_config(about)
+    vae.load_state_dict(old.state_dict())
     if config.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     return vae
+
+
+def encoder_weights(vae: AutoencoderKL) -> dict[str, Tensor]:
+    """Return the weights that make latents of pictures."""
+    names = ("encoder.", "quant_conv.")
+    return {name: v for name, v in vae.state_dict().items() if name.startswith(names)}
+
+
+def _made_with(
+    corpus: Corpus, config: AutoencoderConfig, vae: AutoencoderKL, start: Path | None
+) -> MadeWith:
+    """Return what a run is made with; `vae` is as it begins.
+
+    Of the model that a decoder is trained for only the encoder counts: the decoder that it has now
+    may be the very one that was trained.
+    """
+    files = {"corpus": sum_of_corpus(corpus)}
+    if start is not None:
+        weights = encoder_weights(vae) if config.decoder_only else vae.state_dict()
+        files[START] = sum_of_tensors(weights)
+    return MadeWith.of("decoder" if config.decoder_only else "", config, files)
+
+
+def _export(
+    vae: AutoencoderKL,
+    pictures: np.ndarray,
+    drawn: np.ndarray,
+    config: AutoencoderConfig,
+    folder: Path,
+    team: Team,
+) -> None:
+    """Normalise the trained autoencoder and save it as `folder/vae`.
+
+    What was saved from the same checkpoint stays as it is, to the last bit: a U-Net may have been
+    trained on its latents, and folding again can round otherwise.
+    """
+    mark, note = checkpoint.newest_sum(folder), folder / "exported.sum"
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    there = note.is_file() and note.read_text() == f"{mark} {sum_of_files(weights)}"
+    team.wait()  # nobody writes while another still looks
+    if there:
+        vae.load_state_dict(
+            AutoencoderKL.from_pretrained(folder / "vae", local_files_only=True).state_dict()
+        )
+        return
+    if not config.decoder_only:
+        fold_normalisation(vae, encode(vae, pictures[drawn[:: max(len(drawn) // 4000, 1)]]))
+    if team.leads:
+        with in_place_of(folder / "vae") as new:
+            vae.save_pretrained(new)
+        write_text(note, f"{mark} {sum_of_files(weights)}")
+    team.wait()
 
 
 @dataclass(frozen=True)
@@ -242,7 +297,7 @@ def step_loss(
     )
     pictures = to_tensor(team.part(batch), device)
     share = len(pictures) / len(batch)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+    with hardware.quickest(config.bf16):
         with torch.set_grad_enabled(not config.decoder_only):
             posterior = vae.encode(pictures).latent_dist
             latents = posterior.mean + config.latent_noise * posterior.std * team.part(noise)
@@ -251,13 +306,13 @@ def step_loss(
     rebuilt = reconstruction_loss(decoded, pictures, config.edge_weight, config.colour_weight)
     metrics = {"reconstruction": rebuilt.detach() * share, "kl": kl.detach() * share}
     if material.network is not None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with hardware.quickest(config.bf16):
             far = perceptual_distance(material.network, decoded, pictures)
         metrics["perceptual"] = far.detach() * share
         rebuilt = rebuilt + config.perceptual_weight * far.float()
     loss = (rebuilt + config.kl_weight * kl) * share
     if material.critic is not None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with hardware.quickest(config.bf16):
             fooling, learning = adversarial_losses(material.critic, decoded, pictures)
         metrics |= {"fooling": fooling.detach() * share, "critic": learning.detach() * share}
         loss = loss + learning * share
@@ -270,12 +325,15 @@ def step_loss(
 
 @torch.inference_mode()
 def encode(vae: AutoencoderKL, pictures: np.ndarray, batch_size: int = 32) -> Tensor:
-    """Encode pictures (N, H, W, 3) uint8 to the means of their latents (N, 4, H/8, W/8)."""
+    """Encode pictures (N, H, W, 3) uint8 to the means of their latents (N, 4, H/8, W/8).
+
+    Scaled, as U-Nets know them and `decode` takes them.
+    """
     parts = [
         vae.encode(to_tensor(pictures[i : i + batch_size], vae.device)).latent_dist.mean.cpu()
         for i in range(0, len(pictures), batch_size)
     ]
-    return torch.cat(parts)
+    return torch.cat(parts) * vae.config.scaling_factor
 
 
 @torch.inference_mode()
@@ -293,6 +351,7 @@ def fold_normalisation(vae: AutoencoderKL, latents: Tensor) -> None:
     `latents` (N, 4, h, w) are what the encoder gives now. The pictures that the pair of encoder and
     decoder makes stay the same.
     """
+    assert vae.config.scaling_factor == 1
     latents = latents.to(vae.device)
     mean = latents.mean(dim=(0, 2, 3))
     std = latents.std(dim=(0, 2, 3))
@@ -325,6 +384,6 @@ def reconstruction_sheet(
     rebuilt = decode(vae, encode(vae, pictures))
     sheet = np.concatenate([np.concatenate(list(pictures), 1), np.concatenate(list(rebuilt), 1)])
     path = folder / "samples.png"
-    Image.fromarray(sheet).save(path)
+    write_picture(Image.fromarray(sheet), path)
     vae.train(was_training)
     return path

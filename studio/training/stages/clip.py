@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,13 @@ from studio.training.dataset.scenes import SceneBank, paint_bank, said_of
 from studio.training.dataset.words import WordBank
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import Metrics, optimize, step_generator
+from studio.training.made_with import MadeWith, sum_of_corpus, sum_of_files, sum_of_words
 from studio.training.stages.clip_check import check
+from studio.training.stages.export import in_place_of, write_text
 from studio.training.stages.towers import (
     IMAGE_MEAN,
     IMAGE_STD,
+    TOKENIZER_FILES,
     ClipConfig,
     ClipPair,
     composition_loss,
@@ -40,6 +44,8 @@ from studio.training.stages.towers import (
     tokenize,
     train_tokenizer,
 )
+
+FIGURES = "figures.json"  # in the stage's folder: what the pair tells at the end
 
 
 def train(
@@ -59,8 +65,7 @@ def train(
     side = corpus.pictures.shape[1]
     bank = paint_bank(corpus, corpus.training_rows, (side, side), config.scenes, config.loop.seed)
     if team.leads and not (folder / "tokenizer" / "merges.txt").exists():
-        # A run that is resumed reads with the tokenizer that it began with: of merges that are
-        # equally frequent, either may come first.
+        # A resumed run keeps its own: of merges that are equally frequent, either may come first.
         train_tokenizer(_texts(corpus, bank, words), config, folder)
     team.wait()
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
@@ -77,7 +82,7 @@ def train(
         word_ids = tokenize(tokenizer, [words.words[i] for i in lesson], trim=True).to(device)
         same, single = _alike(captions).to(device), len(captions) - len(scenes)
         seen = _augment(torch.from_numpy(pictures).to(device), choose)
-        with torch.autocast(device.type, torch.bfloat16):
+        with hardware.quickest():
             embeds = pair.embed(ids, seen)
             logits = pair.similarities(*embeds)
             named = sum(composition_loss(pair, e[single:], said[scenes]) for e in embeds)
@@ -94,12 +99,21 @@ def train(
         loss = contrast + config.distillation * distilled + config.composition * named
         return loss / team.count, {name: value / team.count for name, value in metrics.items()}
 
-    yield from optimize("clip", pair, loss_at, config.loop, folder, team)
+    made_with = _made_with(corpus, words, config, folder)
+    yield from optimize("clip", pair, loss_at, config.loop, folder, team, made_with)
     if team.leads:
         _save(pair, config, folder)
     team.wait()
     figures = check(pair, tokenizer, corpus, words, config.checked)
+    if team.leads:
+        write_text(folder / FIGURES, json.dumps(figures, indent=1))
     yield StageProgress("clip", config.loop.steps, config.loop.steps, 0.0, figures)
+
+
+def _made_with(corpus: Corpus, words: WordBank, config: ClipConfig, folder: Path) -> MadeWith:
+    tokenizer = (folder / "tokenizer" / name for name in TOKENIZER_FILES)
+    files = {"corpus": sum_of_corpus(corpus), "words": sum_of_words(words)}
+    return MadeWith.of("", config, files | {"tokenizer": sum_of_files(*tokenizer)})
 
 
 def draw_batch(
@@ -154,8 +168,6 @@ def _augment(pictures: Tensor, choose: np.random.Generator) -> Tensor:
 
 
 def _save(pair: ClipPair, config: ClipConfig, folder: Path) -> None:
-    pair.text.save_pretrained(folder / "text_with_projection")
-    pair.vision.save_pretrained(folder / "image_encoder")
     side = config.picture_size
     looks = {  # as transformers' CLIPImageProcessor writes and reads it
         "image_processor_type": "CLIPImageProcessor",
@@ -171,6 +183,11 @@ def _save(pair: ClipPair, config: ClipConfig, folder: Path) -> None:
         "image_std": list(IMAGE_STD),
         "do_convert_rgb": True,
     }
-    target = folder / "feature_extractor"
-    target.mkdir(exist_ok=True)
-    (target / "preprocessor_config.json").write_text(json.dumps(looks, indent=2), encoding="utf-8")
+    with ExitStack() as until_all_are_written:  # or an old tower would stand beside a new one
+        text, vision, extractor = (
+            until_all_are_written.enter_context(in_place_of(folder / name))
+            for name in ("text_with_projection", "image_encoder", "feature_extractor")
+        )
+        pair.text.save_pretrained(text)
+        pair.vision.save_pretrained(vision)
+        write_text(extractor / "preprocessor_config.json", json.dumps(looks, indent=2))

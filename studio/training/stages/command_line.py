@@ -53,6 +53,7 @@ def train(args: argparse.Namespace, settings: Settings) -> int:
         options.model = str(folder / "starter")  # written, then judged
     try:
         hardware = find_hardware(settings.device, options.compile, options.bf16)
+        _tell_what_is_left_out(options, hardware)
         for stage in stages:
             share = BUDGET_SHARES.get(stage, 1.0) if args.stage == "all" else 1.0
             _run(
@@ -101,6 +102,15 @@ class Job:
         return corpus.load_for_training(self.folder / "corpus")
 
 
+def _tell_what_is_left_out(options: argparse.Namespace, hardware: Hardware) -> None:
+    for flag, wanted, got in (
+        ("--compile", options.compile, hardware.compile),
+        ("--bf16", options.bf16, hardware.bf16),
+    ):
+        if wanted and not got and hardware.team.leads:
+            _write(f"{flag} would make this device slower and is left out.")
+
+
 def _run(stage: str, job: Job) -> None:
     """Run a stage; in a team, one process alone where a stage cannot be shared."""
     team = job.hardware.team
@@ -126,17 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="unet, autoencoder: a starter model to go on from, instead of from noise",
     )
-    parser.add_argument(
-        "--decoder-only",
-        action="store_true",
-        help="autoencoder: with --from; the encoder, and so the latents, stay as they are",
-    )
-    parser.add_argument(
-        "--adversarial",
-        type=_weight,
-        metavar="WEIGHT",
-        help="autoencoder: add the adversarial term (Esser et al. use 0.8)",
-    )
+    _add_flags_of_the_autoencoder(parser)
     parser.add_argument("--sampler", choices=SAMPLERS, default="DDIM", help="judge: draw with it")
     parser.add_argument("--style", action="append", help="judge: only this style (may be repeated)")
     parser.add_argument("--learning-rate", type=_rate, help="peak learning rate")
@@ -150,9 +150,13 @@ def _parser() -> argparse.ArgumentParser:
         "--rehearse", action="store_true", help="every stage at a tiny size, to see that all fits"
     )
     parser.add_argument(
-        "--bf16", action="store_true", help="on a CPU too; quicker where it has avx512_bf16"
+        "--bf16",
+        action="store_true",
+        help="unet: on a CPU too, where it multiplies bf16 (avx512_bf16); elsewhere it is fp32",
     )
-    parser.add_argument("--compile", action="store_true", help="compile the U-Net; CUDA only")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the U-Net on CUDA; elsewhere it is not"
+    )
     parser.add_argument("--report", action="store_true", help="corpus: what is in it")
     parser.add_argument(
         "--prediction", choices=PREDICTION_TYPES, help="unet: what it is trained to predict"
@@ -162,6 +166,32 @@ def _parser() -> argparse.ArgumentParser:
         "--zero-terminal-snr", action="store_true", help="unet: no signal at the last timestep"
     )
     return parser
+
+
+def _add_flags_of_the_autoencoder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--decoder-only",
+        action="store_true",
+        help="autoencoder: with --from; the encoder, and so the latents, stay as they are",
+    )
+    parser.add_argument(
+        "--adversarial",
+        type=_weight,
+        metavar="WEIGHT",
+        help="autoencoder: add the adversarial term (Esser et al. use 0.8)",
+    )
+    parser.add_argument(
+        "--latent-noise",
+        type=_share,
+        metavar="SHARE",
+        help="autoencoder: of the posterior's deviation, added to latents in training (usually 1)",
+    )
+    parser.add_argument(
+        "--drawn-share",
+        type=_share,
+        metavar="SHARE",
+        help="autoencoder: of a batch, pictures that the model draws (usually 0.5)",
+    )
 
 
 def _count(text: str) -> int:
@@ -179,6 +209,12 @@ def _rate(text: str) -> float:
 def _weight(text: str) -> float:
     if not 0 < float(text) <= 10:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 10")
+    return float(text)
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
     return float(text)
 
 
@@ -233,9 +269,14 @@ def _lend_originals(job: Job) -> None:
 def _autoencoder(job: Job) -> Iterator[Event]:
     options = job.options
     config = _with_flags(job.profile.autoencoder, job)
+    changes: dict[str, object] = {"decoder_only": options.decoder_only}
     if options.adversarial:
-        config = replace(config, adversarial_weight=options.adversarial)
-    config = replace(config, decoder_only=options.decoder_only)
+        changes["adversarial_weight"] = options.adversarial
+    if options.latent_noise is not None:
+        changes["latent_noise"] = options.latent_noise
+    if options.drawn_share is not None:
+        changes["drawn_share"] = options.drawn_share
+    config = replace(config, **changes)
     start = Path(options.start) if options.start else None
     folder = job.folder / ("decoder" if options.decoder_only else "autoencoder")
     return autoencoder.train(job.pictures, config, folder, job.hardware, start)
@@ -285,15 +326,10 @@ def _judge(job: Job) -> Iterator[Event]:
 def _card(job: Job) -> Iterator[Event]:
     """Evaluate the model and write its card into its folder."""
     pictures, model = corpus.load(job.folder / "corpus"), Path(job.options.model)
-    figures = job.folder / "card"
-    yield from evaluation.evaluate(pictures, model, job.profile.evaluation, figures)
-    steps = {
-        stage: int(found[-1].name[-8:])
-        for stage in ("autoencoder", "clip", "unet")
-        if (found := sorted((job.folder / stage).glob("checkpoint-????????")))
-    }
+    target = job.folder / "card"
+    yield from evaluation.evaluate(pictures, model, job.profile.evaluation, target)
     profile = replace(job.profile, unet=_unet_config(job))
-    path = card.write_card(pictures, model, profile, steps, figures)
+    path = card.write_card(pictures, model, profile, job.folder)
     yield StageArtifact("card", str(path))
 
 

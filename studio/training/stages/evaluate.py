@@ -1,7 +1,8 @@
 """How good are drawn pictures, beside real ones: distances between sets, and where things stand.
 
-All on features of a frozen network that took no part in the training (`judge.features`), so the
-figures are comparable with each other, at equal numbers of pictures, and with nobody else's FID.
+All on features of a frozen network (`judge.features`), so the figures are comparable with each
+other, at equal numbers of pictures, and with nobody else's FID. It took no part in the training of
+the shipped model; where the autoencoder has its perceptual term (h200), early maps of it did.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from studio.training.stages.evaluate import (
     psnr,
     ssim,
 )
+from studio.training.stages.export import write_text
 from studio.training.stages.judge import (
     Bank,
     JudgeConfig,
@@ -53,6 +54,12 @@ from studio.training.stages.judge import (
 
 FIGURES = "figures.json"
 SEEN, SEEN_BEFORE, PAIRS, NEW = "seen", "seen before", "held-out pairs", "held-out subjects"
+ALL_HELD_OUT, SIDES = "all held-out pictures", "scenes, on the side that was asked for"
+JUDGED = (
+    *EMOJI_STYLES,
+    SKETCH,
+    INK,
+)  # of pictograms and clip art too few are of the bank's subjects
 SIDED = 0.7  # as in scenes: a wider subject stands on no side
 
 
@@ -167,6 +174,7 @@ def evaluate(
     bank = yield from _bank(network, corpus, {group.style for group in groups})
     count = sum(len(group.rows) for group in groups) + sum(map(len, scenes.values()))
     artist = Artist(load_model(model, "judged"), config.judge, count)
+    held: list[tuple[Tensor, Tensor]] = []  # features of what is held out, drawn and real
     for group in groups:
         subjects = [corpus.entries[row].subject for row in group.rows]
         begun = time.perf_counter()
@@ -174,7 +182,9 @@ def evaluate(
         seconds = (time.perf_counter() - begun) / len(pictures)
         real = features(network, corpus.pictures[group.rows])
         others, title = bank.without_style(group.style), group.title
-        found = recognised(features(network, pictures), real, subjects, others, title)
+        drawn = features(network, pictures)
+        held += [(drawn, real)] if group.part in (PAIRS, NEW) else []
+        found = recognised(drawn, real, subjects, others, title)
         found.append(record(f"{title}, seconds a picture", seconds, "s", len(pictures)))
         records += found
         sheet = folder / f"{title.replace(', ', '-').replace(' ', '-')}.png"
@@ -185,13 +195,14 @@ def evaluate(
         pictures = yield from artist.draw(prompts, size)
         placed += zip(prompts, pictures, strict=True)
     for found in (
+        all_held_out(held),
         placements(placed),
         reconstructions(corpus, examined, network, config),
         memory(),
     ):
         records += found
-        yield _told(found, len(records))
-    (folder / FIGURES).write_text(json.dumps(records, indent=1), encoding="utf-8")
+        yield from [_told(found, len(records))] if found else []
+    write_text(folder / FIGURES, json.dumps(records, indent=1))
     yield StageArtifact("card", str(folder / FIGURES))
 
 
@@ -221,7 +232,7 @@ def groups_of(corpus: Corpus, model: Examined, config: EvaluationConfig) -> list
     found = [
         Group(style, name, _chosen(corpus, model, style, part, config.pictures))
         for style in model.styles
-        if style in (*EMOJI_STYLES, SKETCH, INK)
+        if style in JUDGED
         for name, part in model.parts(corpus, style).items()
     ]
     return [group for group in found if len(group.rows) > 1]
@@ -265,6 +276,20 @@ def recognised(
     ]
 
 
+def all_held_out(held: Sequence[tuple[Tensor, Tensor]]) -> list[dict]:
+    """Compare all that was drawn of what is held out with all real pictures of it, as two sets."""
+    if not held:
+        return []
+    drawn, real = (torch.cat(sides) for sides in zip(*held, strict=True))
+    precision, recall = precision_and_recall(drawn, real)
+    distance = frechet_distance(drawn, real)
+    return [
+        record(f"{ALL_HELD_OUT}, Frechet distance", distance, "", len(drawn)),
+        record(f"{ALL_HELD_OUT}, precision", precision, "share", len(drawn)),
+        record(f"{ALL_HELD_OUT}, recall", recall, "share", len(drawn)),
+    ]
+
+
 def compositions(model: Examined, config: EvaluationConfig) -> dict[tuple[int, int], list[str]]:
     """Return what is asked for in each frame: subjects on a side and of a size."""
     known = sorted(model.subjects)
@@ -292,9 +317,7 @@ def placements(drawn: Sequence[tuple[str, np.ndarray]]) -> list[dict]:
         sized.setdefault(shot, []).append(at_size(found, shot, size))
     sides = [right for place in ("on the left", "on the right") for right in placed[place]]
     return [
-        record(
-            "scenes, on the side that was asked for", float(np.mean(sides)), "share", len(sides)
-        ),
+        record(SIDES, float(np.mean(sides)), "share", len(sides)),
         *(
             record(f"scenes, {name}", float(np.mean(hits)), "share", len(hits))
             for name, hits in {**placed, **sized}.items()

@@ -28,6 +28,7 @@ from studio.diffusion.text import encode_prompts
 from studio.training.dataset.corpus import Corpus, starter_subjects
 from studio.training.dataset.sources import EMOJI_STYLES, INK, SKETCH, STYLES
 from studio.training.preference.efficientnet import load_shipped_network
+from studio.training.stages.export import write_picture, write_text
 
 SIZE = 160  # pixels the judge sees
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -177,10 +178,10 @@ def judge(corpus: Corpus, model_folder: Path, config: JudgeConfig, folder: Path)
         }
         sheet = write_sheet(pictures, folder / f"{style.replace(' ', '-')}.png")
         missed = [s for s, r in zip(subjects, ranks, strict=True) if r > 5]
-        (folder / f"{style.replace(' ', '-')}-missed.txt").write_text("\n".join(missed))
+        write_text(folder / f"{style.replace(' ', '-')}-missed.txt", "\n".join(missed))
         yield StageArtifact("judge", str(sheet))
         yield StageProgress("judge", number, len(config.styles), None, figures[style])
-    (folder / "judge.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    write_text(folder / "judge.json", json.dumps(figures, indent=2))
     yield StageArtifact("judge", str(folder / "judge.json"))
 
 
@@ -229,5 +230,5 @@ def write_sheet(pictures: Sequence[np.ndarray], path: Path, columns: int = 21) -
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
     for i, picture in enumerate(pictures):
         sheet.paste(Image.fromarray(picture), (i % columns * width, i // columns * height))
-    sheet.save(path)
+    write_picture(sheet, path)
     return path

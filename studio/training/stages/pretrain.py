@@ -54,8 +54,16 @@ from studio.training.dataset.scenes import paint_bank
 from studio.training.dataset.sources import INK, PICTOGRAM, SKETCH
 from studio.training.hardware import PLAIN, Hardware
 from studio.training.loop import LoopConfig, Metrics, optimize, step_generator, torch_generator
-from studio.training.stages.autoencoder import decode, encode
-from studio.training.stages.towers import tokenize
+from studio.training.made_with import (
+    START,
+    MadeWith,
+    sum_of_corpus,
+    sum_of_files,
+    sum_of_tensors,
+)
+from studio.training.stages.autoencoder import decode, encode, encoder_weights
+from studio.training.stages.export import in_place_of, write_picture
+from studio.training.stages.towers import TOKENIZER_FILES, tokenize
 from studio.training.stages.warm_start import warm_start, write_start
 
 TIMESTEPS = 1000
@@ -229,13 +237,35 @@ def train(
         return step_loss(unet, cache, config, alphas, step, hardware)
 
     kind = ", ".join((config.prediction_type, *["zero-terminal SNR"] * config.zero_terminal_snr))
-    for event in optimize("unet", unet, loss_at, config.loop, folder, hardware.team, kind):
+    made_with = MadeWith.of(kind, config, _files(corpus, folders, (vae, text), start))
+    for event in optimize("unet", unet, loss_at, config.loop, folder, hardware.team, made_with):
         yield event
         if isinstance(event, StageArtifact):
             yield StageArtifact("unet", str(_sample_sheet(unet, folder, config, cache, vae)))
     if hardware.team.leads:
-        unet.save_pretrained(folder / "unet")
+        with in_place_of(folder / "unet") as new:
+            unet.save_pretrained(new)
     hardware.team.wait()
+
+
+def _files(
+    corpus: Corpus,
+    folders: Path,
+    encoders: tuple[AutoencoderKL, CLIPTextModelWithProjection],
+    start: Path | None,
+) -> dict[str, str]:
+    """Return the sums of what the U-Net learns from; of the autoencoder what makes latents."""
+    vae, text = encoders
+    tokenizer = (folders / "clip" / "tokenizer" / name for name in TOKENIZER_FILES)
+    found = {
+        "corpus": sum_of_corpus(corpus),
+        "autoencoder": sum_of_tensors(encoder_weights(vae)),
+        "text encoder": sum_of_tensors(text.text_model.state_dict()),
+        "tokenizer": sum_of_files(*tokenizer),
+    }
+    if start is not None:
+        found[START] = sum_of_files(start / "unet" / "diffusion_pytorch_model.safetensors")
+    return found
 
 
 def step_loss(
@@ -405,7 +435,7 @@ def _sample_sheet(
     pictures = decode(vae, latents)
     sheet = np.concatenate([np.concatenate(list(pictures[i : i + 8]), 1) for i in (0, 8)])
     path = folder / f"samples-{newest.name[-8:]}.png"
-    Image.fromarray(sheet).save(path)
+    write_picture(Image.fromarray(sheet), path)
     unet.load_state_dict(current)
     unet.train()
     return path

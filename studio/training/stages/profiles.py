@@ -1,8 +1,9 @@
 """Sizes of all stages for a machine: what `train --profile NAME` uses.
 
-`cpu` made the shipped starter model in hours on two cores. `h200` is the same recipe at twice the
-side and about four times the parameters, on the whole corpus, for a budget of an hour on one
-large GPU. `--rehearse` runs either through every stage at a tiny size first:
+`cpu` is the shipped starter model's, which was made in hours on two cores, though in several goes
+of more steps than these (its card tells them). `h200` is the same recipe at twice the side and
+about four times the parameters, on the whole corpus, for a budget of an hour on one large GPU.
+`--rehearse` runs either through every stage at a tiny size first:
 
     python launch.py train all --profile h200 --rehearse
     python launch.py train all --profile h200 --budget 60m --compile

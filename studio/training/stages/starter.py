@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from studio.core.errors import TrainingError
 from studio.core.events import Event, StageArtifact, StageProgress
@@ -30,6 +32,7 @@ from studio.training.dataset.corpus import Corpus, drawn_rows
 from studio.training.dataset.sources import ALL_STYLES
 from studio.training.dataset.split import SPLIT
 from studio.training.stages.autoencoder import encode, to_tensor
+from studio.training.stages.export import in_place_of
 from studio.training.stages.pretrain import UnetConfig, scheduler_settings
 from studio.training.stages.warm_start import shown_before
 
@@ -41,7 +44,7 @@ def assemble(corpus: Corpus, config: UnetConfig, folders: Path, target: Path) ->
 
     It is put together beside `target` and then takes its place; until then a model that is there
     stays as it was. Files of that one which no stage makes, such as its card, are taken over.
-    Raises `TrainingError` when a stage is not finished.
+    Raises `TrainingError` when a stage is not finished or what it left is damaged, `DiskFullError`.
     """
     decoder = folders / "decoder" / "vae"  # the autoencoder, its decoder trained further
     sources = {
@@ -55,25 +58,50 @@ def assemble(corpus: Corpus, config: UnetConfig, folders: Path, target: Path) ->
     for name, source in sources.items():
         if not source.exists():
             raise TrainingError(f"The {name} is not trained yet; run its stage first.")
-    new = target.with_name(f".{target.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        _write(corpus, config, sources, new)
+    vae = _read_autoencoder(sources["vae"])
+    weights = {name: _read_weights(sources[name]) for name in PARTS}
+    with in_place_of(target) as new:
+        for name, source in sources.items():
+            shutil.copytree(source, new / name)
+        for name in PARTS:
+            _store_half(weights.pop(name), new / name)
+        _describe(corpus, config, (vae, shown_before(sources["unet"].parent)), new)
         _take_over(target, new)
-        _swap(new, target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
     yield StageProgress("starter", 1, 1, 0.0, {"megabytes": size / 1e6})
     yield StageArtifact("starter", str(target))
 
 
-def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target: Path) -> None:
-    """Write all that the recipe makes into the folder `target`, which is not there yet."""
-    for name, source in sources.items():
-        shutil.copytree(source, target / name)
-    for name in PARTS:
-        _to_half(target / name)
+def _read_autoencoder(source: Path) -> AutoencoderKL:
+    try:
+        return AutoencoderKL.from_pretrained(source, local_files_only=True).eval()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _damaged(source) from error
+
+
+def _read_weights(source: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a component's files, by the file's name."""
+    try:
+        return {path.name: load_file(path) for path in sorted(source.glob("*.safetensors"))}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(source) from error
+
+
+def _damaged(source: Path) -> TrainingError:
+    return TrainingError(
+        f"{source} is damaged. Delete that folder and run its stage again; it is written anew from "
+        "the last checkpoint."
+    )
+
+
+def _describe(
+    corpus: Corpus,
+    config: UnetConfig,
+    made_of: tuple[AutoencoderKL, list[str]],  # and the styles that were shown before
+    target: Path,
+) -> None:
+    """Write beside the parts in `target` all that tells what they are together."""
+    vae, shown = made_of
     _split_text_projection(target / "text_encoder")
     (target / "scheduler").mkdir(exist_ok=True)
     scheduler = {
@@ -83,18 +111,19 @@ def _write(corpus: Corpus, config: UnetConfig, sources: dict[str, Path], target:
     }
     _write_json(target / "scheduler" / "scheduler_config.json", scheduler)
     _write_json(target / "model_index.json", model_index())
-    vae = AutoencoderKL.from_pretrained(sources["vae"], local_files_only=True).eval()
     rows = drawn_rows(corpus, config.everything)
+    frames = config.frames if config.everything else config.frames[:1]  # what the small model
+    # was shown in other frames is too little: subjects fall apart there, so it does not claim them
     styles = {corpus.entries[row].style for row in rows}
     about = {
         "title": "Easel starter",
-        "trained_sizes": [[f.width, f.height] for f in config.frames],
+        "trained_sizes": [[f.width, f.height] for f in frames],
         "styles": [style for style in ALL_STYLES if style in styles],
         "words": [*SHOTS, *PLACES, *TIMES] if config.everything else [],  # the small model was
         # shown too few scenes to compose any: presets that need those words stay marked
         "split": SPLIT,
     }
-    if shown := shown_before(sources["unet"].parent):
+    if shown:
         about["shown_before"] = shown
     _write_json(target / "easel.json", about)
     subjects = dict.fromkeys(corpus.entries[row].subject for row in rows)
@@ -110,29 +139,13 @@ def _take_over(old: Path, new: Path) -> None:
             shutil.copy2(path, new / path.name)
 
 
-def _swap(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`; one of the two is there again if the move fails."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.replace(old)
-    try:
-        new.replace(target)
-    except OSError:
-        if old.exists():
-            old.replace(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _to_half(folder: Path) -> None:
+def _store_half(weights: dict[str, dict[str, Tensor]], folder: Path) -> None:
     """Store a component's weights in fp16; its networks are still loaded in fp32."""
-    for path in folder.glob("*.safetensors"):
-        tensors = {
-            k: v.half().contiguous() if v.is_floating_point() else v
-            for k, v in load_file(path).items()
+    for name, tensors in weights.items():
+        halves = {
+            k: v.half().contiguous() if v.is_floating_point() else v for k, v in tensors.items()
         }
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(halves, folder / name, metadata={"format": "pt"})
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     if "model_type" in config:  # transformers; see the module's text

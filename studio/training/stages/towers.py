@@ -28,12 +28,14 @@ from transformers import (
 
 from studio.training.dataset.scenes import ASPECTS
 from studio.training.loop import LoopConfig
+from studio.training.stages.export import in_place_of
 
 IMAGE_MEAN = (0.5, 0.5, 0.5)
 IMAGE_STD = (0.5, 0.5, 0.5)
 # How CLIP's tokenizer cuts text into words before it merges bytes.
 WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 MAX_TOKENS = 77  # start, 75 of the prompt, end
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -175,17 +177,15 @@ def train_tokenizer(texts: Iterator[str], config: ClipConfig, folder: Path) -> C
     merges = _merges(texts, config.vocabulary - len(tokens) - 2)
     tokens = list(dict.fromkeys([*tokens, *(left + right for left, right in merges)]))
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    target = folder / "tokenizer"
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "vocab.json").write_text(
-        json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False), encoding="utf-8"
-    )
+    numbers = {token: number for number, token in enumerate(tokens)}
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (target / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tokenizer = CLIPTokenizer(
-        str(target / "vocab.json"), str(target / "merges.txt"), model_max_length=MAX_TOKENS
-    )
-    tokenizer.save_pretrained(target)
+    contents = (json.dumps(numbers, ensure_ascii=False), "\n".join(lines) + "\n")
+    with in_place_of(folder / "tokenizer") as new:
+        for name, text in zip(TOKENIZER_FILES, contents, strict=True):
+            (new / name).write_text(text, encoding="utf-8")
+        paths = (str(new / name) for name in TOKENIZER_FILES)
+        tokenizer = CLIPTokenizer(*paths, model_max_length=MAX_TOKENS)
+        tokenizer.save_pretrained(new)
     return tokenizer
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -19,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from studio.core.errors import TrainingError
 from studio.training.dataset.split import SPLIT
+from studio.training.stages.export import write_text
 from studio.training.stages.towers import tokenize
 
 START = "start.json"  # in the stage's folder: what its first step began from
@@ -80,12 +82,21 @@ def write_start(folder: Path, model: Path) -> None:
         shown = sorted({*shown, *about["styles"]})
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"title": about["title"], "shown_before": shown}, indent=2)
-    (folder / START).write_text(text + "\n", encoding="utf-8")
+    write_text(folder / START, text + "\n")
 
 
 def shown_before(folder: Path) -> list[str]:
     """Return the styles whose held-out pairs the stage's predecessor was shown; [] without one."""
+    return _start(folder).get("shown_before", [])
+
+
+def began_from(folder: Path) -> str:
+    """Return the title of the model that the stage began from, '' when that is none."""
+    return _start(folder).get("title", "")
+
+
+def _start(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / START).read_text(encoding="utf-8"))["shown_before"]
+        return json.loads((folder / START).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return []
+        return {}
