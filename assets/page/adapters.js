@@ -1,22 +1,33 @@
 // The chip beside the model: which adapters the next picture is drawn with, and how strongly.
 
 import { ask, h, sorry } from "./dom.js";
-import { command, onOutcome } from "./bridge.js";
+import { command, lastTurn, onOutcome } from "./bridge.js";
 
 let chip = null;
 let list = null;
 let chosen = []; // {name, sha256, strength}, as the form keeps them
 let shelf = [];
 let saving = null;
+const PATIENCE = 10000; // milliseconds until a choice that was not answered counts for nothing
+let awaited = { turn: 0, until: 0 }; // the form that has what was chosen last; what older ones say is out of date
 
 export function mountAdapters(root) {
   chip = h("button", { type: "button", class: "easel-chip", id: "easel-adapter-chip", title: "What the model was fine-tuned to", "aria-expanded": "false", "aria-controls": "easel-adapter-list", onclick: () => toggle() }, "No adapter");
   list = h("div", { id: "easel-adapter-list", class: "easel-popover", hidden: true, role: "dialog", "aria-label": "Adapters" });
   root.replaceChildren(h("span", { class: "easel-popover-place" }, chip, list));
-  onOutcome((outcome) => { if (outcome.adapters && saving === null) { chosen = outcome.adapters; render(); } });
+  onOutcome(hear);
   document.addEventListener("click", (event) => { if (!list.hidden && !event.composedPath().includes(root)) toggle(false); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !list.hidden) { toggle(false); chip.focus(); } });
   document.addEventListener("easel-adapters", load);
+  render();
+}
+
+function hear(outcome) {
+  if (outcome.restored || outcome.error) awaited = { turn: 0, until: 0 }; // a refused choice has no turn
+  if (!outcome.adapters || saving !== null) return;
+  if (outcome.turn < awaited.turn && Date.now() < awaited.until) return;
+  if (JSON.stringify(outcome.adapters) === JSON.stringify(chosen)) return; // nothing is drawn anew under the pointer
+  chosen = outcome.adapters;
   render();
 }
 
@@ -45,7 +56,11 @@ function render() {
 function keep(wait = 0) {
   render();
   clearTimeout(saving);
-  const save = () => { saving = null; command("adapters", { adapters: chosen }); };
+  const save = () => {
+    saving = null;
+    awaited = { turn: Math.max(awaited.turn, lastTurn()) + 1, until: Date.now() + PATIENCE };
+    command("adapters", { adapters: chosen });
+  };
   if (wait) saving = setTimeout(save, wait);
   else save();
 }

@@ -4,6 +4,8 @@ const waiting = [];
 let trigger = null;
 const listeners = [];
 let restored = null; // what came with the form as it was left; for places that are built later too
+let turn = 0; // of the form as the page last heard of it, see ui/kept.py
+const STANDING = ["adapters", "earlier", "model", "size_note", "tokens"]; // how the form stands
 
 window.easelBridge = {
   connect(send) {
@@ -13,8 +15,11 @@ window.easelBridge = {
   outcome(text) {
     let message = null;
     try { message = JSON.parse(text || "null"); } catch { return; }
-    if (message?.restored) restored = message;
-    if (message) for (const listen of listeners) listen(message);
+    if (!message) return;
+    if (message.restored) restored = message;
+    else if (message.turn < turn) for (const name of STANDING) delete message[name]; // answers may overtake each other
+    if ("turn" in message) turn = message.restored ? message.turn : Math.max(turn, message.turn);
+    for (const listen of listeners) listen(message);
   },
 };
 for (const send of window.easelBridgeWaiting || []) window.easelBridge.connect(send);
@@ -24,6 +29,8 @@ export function send(event, detail = {}) {
   if (trigger) trigger(event, detail);
   else waiting.push([event, detail]);
 }
+
+export const lastTurn = () => turn;
 
 // What a handler answered: {job, error: {field, sentence}, tokens, ...}
 export function onOutcome(listen) {

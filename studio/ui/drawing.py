@@ -28,7 +28,7 @@ from studio.ui.controls import (
 )
 from studio.ui.editor import read_edit, source_json
 from studio.ui.form import Form, outcome
-from studio.ui.kept import KeptForm, missed
+from studio.ui.kept import KeptForm, missed, turn_of
 from studio.ui.labels import NO_PRESET, UNTRAINED_MARK, UNTRAINED_NOTE
 from studio.ui.routes import picture_of
 from studio.ui.shapes import shape_choices, shape_of, shape_size
@@ -267,8 +267,8 @@ class DrawingHandlers:
         return changed | self.choices(self._entry(form["model"]), form)
 
     def _remarks(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what stands under the prompt and under the size."""
-        remarks: dict[str, Any] = {"tokens": self._counted(values)}
+        """Return how a kept form stands: its turn, and what the page shows beside the controls."""
+        remarks: dict[str, Any] = {"turn": turn_of(values), "tokens": self._counted(values)}
         width, height = values["width"], values["height"]
         entry = next((e for e in self.studio.models.entries() if e.name == values["model"]), None)
         known = not (entry and width and height) or entry.knows_size(width, height)

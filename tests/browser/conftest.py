@@ -98,6 +98,7 @@ def visit(context: BrowserContext, studio: Served, complaints: Complaints) -> Ca
         page.get_by_role("tab", name="Text to image").click()  # a page opens where it was left
         page.get_by_label("Model", exact=True).click()
         page.get_by_role("option", name="tiny").click()
+        expect(page.locator("li[role=option]")).to_have_count(0)  # its list folds slowly
         # The studio answers with the model's own size; an artist looks before drawing.
         expect(page.get_by_label("Width", exact=True)).to_have_value("64", timeout=PATIENCE)
         return page

@@ -174,6 +174,9 @@ def test_a_run_is_judged_blindly_kept_and_drawn_with(visit: Callable[[], Page], 
     page.locator("#easel-adapter-chip").click()  # and off again, so that others draw without it
     page.get_by_role("dialog", name="Adapters").get_by_role("checkbox").first.uncheck()
     expect(page.locator("#easel-adapter-chip")).to_have_text("No adapter")
+    late = {"turn": 1, "adapters": [{"name": "Light", "sha256": "0" * 64, "strength": 0.8}]}
+    page.evaluate("(said) => easelBridge.outcome(said)", json.dumps(late))  # overtaken on its way
+    expect(page.locator("#easel-adapter-chip")).to_have_text("No adapter")
     page.keyboard.press("Escape")
     rate_on(page)
 

@@ -108,6 +108,7 @@ def test_the_kept_form_has_the_seed_that_was_drawn_although_the_page_saves_late(
     assert value(handlers, restored, "seed") == seed == value(handlers, updates, "seed")
     assert value(handlers, restored, "set_name") == "Typed meanwhile"
     assert value(handlers, told, "seed") == seed
+    assert said(handlers, told)["turn"] == int(value(handlers, told, "turn")) > 0
     heard = late | {name: value(handlers, updates, name) for name in ("seed", "turn")}
     handlers.remember(**(heard | {"seed": 77}))  # typed after the answer: the artist's own
     assert value(handlers, handlers.restore(), "seed") == 77
